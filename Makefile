@@ -1,0 +1,59 @@
+# The environment and the commands of davss; `make help` lists them.
+PYTHON ?= python3
+VENV ?= .venv
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+BIN := $(abspath $(VENV))/bin
+STAMP := $(VENV)/.installed
+# Stages are commands of DVC: they find their Python on the PATH.
+export PATH := $(BIN):$(PATH)
+
+.PHONY: help env repro params test test-slow lint format browser clean
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+env: $(STAMP) ## build the environment in .venv
+
+$(STAMP): requirements.lock pyproject.toml
+	@found=$$($(PYTHON) --version 2>/dev/null || echo missing); \
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "error: $(PYTHON): $$found; davss needs Python 3.11 or newer, for instance" \
+	    "\`make $(or $(firstword $(MAKECMDGOALS)),env) PYTHON=python3.11\`" >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
+	  echo "error: cannot create $(VENV); on Debian or Ubuntu: apt-get install python3-venv" >&2; exit 2; }
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -r requirements.lock
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+repro: $(STAMP) ## the whole experiment: environment, every stage, report/index.html
+	dvc repro
+
+params: $(STAMP) ## compose params.yaml afresh from pipelines/conf
+	python -m pipelines.compose
+
+test: $(STAMP) browser ## the test suite
+	python -m pytest -m "not slow"
+
+test-slow: $(STAMP) browser ## the tests that take minutes
+	python -m pytest -m slow
+
+lint: $(STAMP) ## ruff and mypy
+	ruff check
+	ruff format --check
+	mypy
+
+format: $(STAMP) ## format the code and sort the imports
+	ruff check --fix
+	ruff format
+
+browser: # the report page is tested in a headless Chromium
+	@if command -v chromium chromium-browser google-chrome >/dev/null; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	  && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium; then :; \
+	else echo "no Chromium on the PATH: the test of the report page will be skipped"; fi
+
+clean: ## remove what the stages wrote and the caches (not .venv, not the DVC cache)
+	rm -rf data report storage wandb build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,137 @@
+"""Run heavy stages on a Ray cluster over its Jobs API, and bring their outs back.
+
+    python -m cluster.submit [--address http://HEAD:8265] STAGE [STAGE …]
+
+STAGE is a name of `dvc stage list`, e.g. train_speech or separate@wham-dns. Its command, code,
+params and deps are shipped; bulk data stay in $DAVSS_STORAGE, a folder shared by this machine and
+the cluster. The log is streamed, the exit status is the job's, Ctrl-C stops the job. A finished
+stage is recorded in dvc.lock, so that `dvc repro` goes on from there: see docs/cluster.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import signal
+import sys
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import yaml
+
+from cluster import jobs
+from cluster.stages import Stage, commit, read_stage, ship
+from davss.errors import DavssError
+from davss.storage import VARIABLE, publish, storage_root
+from pipelines import run
+
+RUNTIME_ENV = Path(__file__).parent / "runtime_env.yaml"
+# What a stage takes from the environment here and there. No keys: a job's settings are public.
+PASSED_ON = ("DAVSS_NUM_WORKERS", "DAVSS_NUM_ACTORS", "WANDB_MODE", "WANDB_PROJECT", "WANDB_ENTITY")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Submit the stages one after another; the first failure ends it with the job's status."""
+    args = parse_arguments(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    client = jobs.connect(args.address)
+    for name in args.stages:
+        status = submit(client, read_stage(Path.cwd(), name), args)
+        if status:
+            sys.exit(status)
+        if not args.no_commit:
+            commit(Path.cwd(), name)
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="cluster.submit", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("stages", nargs="+", metavar="STAGE", help="as `dvc stage list` names it")
+    parser.add_argument(
+        "--address",
+        help="http address of the cluster's dashboard (default: $RAY_API_SERVER_ADDRESS)",
+    )
+    parser.add_argument(
+        "--cluster-storage", help=f"${VARIABLE} as the cluster sees it (default: the path here)"
+    )
+    parser.add_argument(
+        "--runtime-env", type=Path, default=RUNTIME_ENV, help="base runtime environment (YAML)"
+    )
+    parser.add_argument(
+        "--entrypoint-cpus", type=float, default=1, help="CPUs of the stage's driver (default: 1)"
+    )
+    parser.add_argument(
+        "--entrypoint-resources",
+        type=json.loads,
+        metavar="JSON",
+        help="custom resources of the driver, e.g. '{\"gpu_node\": 0.001}' to run it beside GPUs",
+    )
+    parser.add_argument("--no-commit", action="store_true", help="leave dvc.lock as it is")
+    return parser.parse_args(argv)
+
+
+def submit(client: jobs.Client, stage: Stage, args: argparse.Namespace) -> int:
+    """Run one stage on the cluster and publish its outs here; returns the job's exit status."""
+    storage = storage_root().resolve()
+    there = args.cluster_storage or str(storage)
+    job = f"{stage.name.replace('@', '-')}-{uuid.uuid4().hex[:8]}"
+    with TemporaryDirectory(prefix="davss-job-") as folder:
+        ship(stage, Path.cwd(), Path(folder))
+        runtime_env = make_runtime_env(args.runtime_env, folder, there, os.environ)
+        jobs.start(
+            client,
+            job,
+            entrypoint=f"{stage.cmd} && python -m cluster.collect {job} {shlex.join(stage.outs)}",
+            runtime_env=runtime_env,
+            entrypoint_num_cpus=args.entrypoint_cpus,
+            entrypoint_resources=args.entrypoint_resources,
+        )
+    print(f"{stage.name}: job {job} at {client.get_address()}", flush=True)
+    status = jobs.wait(client, job)
+    if status == 0:
+        fetch(storage / "jobs" / job, stage.outs)
+    return status
+
+
+def make_runtime_env(
+    path: Path, working_dir: str, storage: str, environment: Mapping[str, str]
+) -> dict[str, Any]:
+    """Runtime environment of a job: the file `path`, the shipped folder, and the variables."""
+    try:
+        base = yaml.safe_load(path.read_text()) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise DavssError(
+            f"{path}: not a runtime environment ({str(error).splitlines()[0]})"
+        ) from None
+    passed = {name: environment[name] for name in PASSED_ON if name in environment}
+    variables = {**base.get("env_vars", {}), **passed, VARIABLE: storage}
+    return {**base, "working_dir": working_dir, "env_vars": variables}
+
+
+def fetch(collected: Path, outs: Sequence[str]) -> None:
+    """Move what the job collected in the shared storage to where the stage writes."""
+    if not collected.is_dir():
+        raise DavssError(
+            f"{collected}: the job succeeded but its outs are not here; ${VARIABLE} must be a "
+            "folder shared with the cluster (--cluster-storage when it is mounted elsewhere there)"
+        )
+    for out in outs:
+        source = collected / out
+        with publish(Path(out)) as temporary:
+            if source.is_dir():
+                shutil.copytree(source, temporary)
+            else:
+                shutil.copy2(source, temporary)
+    shutil.rmtree(collected)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,41 @@
+"""Raw corpora in their official layouts → clips with key, split and speaker; nothing is decoded."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from davss.errors import DavssError
+
+SPLITS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class RawClip:
+    """One recording of a corpus: where its audio (and video) lie, and which split it belongs to."""
+
+    key: str
+    split: str
+    speaker: str
+    source: str  # path relative to the root: what manifests and rejects name
+    audio: Path
+    video: Path | None = None
+
+
+def hash_fraction(text: str) -> float:
+    """A number in [0, 1) that depends on `text` alone: splits stay put when clips come or go."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+
+
+def require_root(root: Path, setting: str, layout: str) -> None:
+    """Raise DavssError unless `root` is a directory with something in it."""
+    if not root.is_dir():
+        raise DavssError(f"{root}: no such folder; expected {layout}; set {setting}.root")
+    if next(root.iterdir(), None) is None:
+        raise DavssError(f"{root}: the folder is empty; expected {layout}; set {setting}.root")
+
+
+def wrong_layout(root: Path, setting: str, layout: str) -> DavssError:
+    """The error for a root that holds something else than the corpus."""
+    return DavssError(f"{root}: not the official layout; expected {layout}; set {setting}.root")

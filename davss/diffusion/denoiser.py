@@ -1,0 +1,46 @@
+"""The preconditioned denoiser D (EDM, arXiv 2206.00364, table 1), in the time domain.
+
+D(u; σ, V) = c_skip(σ) u + c_out(σ) F(c_in(σ) u; c_noise(σ), V), the posterior mean of a clean
+signal given u = u_0 + σ ε.
+Not to be confused with the score, (D(u; σ) − u)/σ².
+
+Shapes: B batch · T samples · V video frames · D visual feature size.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from davss.networks import NCSNpp
+
+
+def c_skip(sigma: Tensor, sigma_data: float) -> Tensor:
+    """Weight of the noisy signal itself: that of a Gaussian Wiener filter."""
+    return sigma_data**2 / (sigma**2 + sigma_data**2)
+
+
+def c_out(sigma: Tensor, sigma_data: float) -> Tensor:
+    """Weight of the network's output, which so has a target of unit variance."""
+    return sigma * sigma_data / (sigma**2 + sigma_data**2).sqrt()
+
+
+def c_in(sigma: Tensor, sigma_data: float) -> Tensor:
+    """Scales the noisy signal to unit variance."""
+    return 1 / (sigma**2 + sigma_data**2).sqrt()
+
+
+class Denoiser(nn.Module):
+    """D around a network F; sigma_data is the RMS of clean signals."""
+
+    def __init__(self, network: NCSNpp, sigma_data: float) -> None:
+        super().__init__()
+        self.network = network
+        self.sigma_data = sigma_data
+
+    def forward(
+        self, u: Tensor, sigma: Tensor, lips: Tensor | None = None, has_lips: Tensor | None = None
+    ) -> Tensor:
+        """Denoised u: (B, T) noisy signals, (B,) noise levels, lips (B, V, D) or None → (B, T)."""
+        level = sigma[:, None]
+        x = (c_in(level, self.sigma_data) * u)[:, None]
+        residual = self.network(x, torch.log(sigma) / 4, lips, has_lips)[:, 0]
+        return c_skip(level, self.sigma_data) * u + c_out(level, self.sigma_data) * residual

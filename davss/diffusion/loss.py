@@ -1,0 +1,54 @@
+"""Denoising score matching with EDM's weighting and guidance drop-out (docs/method.md §2).
+
+Shapes: B batch · T samples · V video frames · D visual feature size.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from davss.config import DiffusionConfig
+from davss.diffusion.denoiser import c_out
+from davss.diffusion.schedule import warp
+
+
+def denoising_loss(
+    denoise: Callable[..., Tensor],
+    clean: Tensor,
+    sigma: Tensor,
+    noise: Tensor,
+    sigma_data: float,
+    lips: Tensor | None = None,
+    has_lips: Tensor | None = None,
+) -> Tensor:
+    """Weighted squared error (D(u_0 + σ ε; σ, V) − u_0)² / c_out² per item, (B,).
+
+    The weight makes it equal to the network's own regression error, (F − (u_0 − c_skip u)/c_out)².
+    """
+    denoised = denoise(clean + sigma[:, None] * noise, sigma, lips, has_lips)
+    return (((denoised - clean) / c_out(sigma, sigma_data)[:, None]) ** 2).mean(dim=1)
+
+
+def training_loss(
+    denoise: Callable[..., Tensor],
+    clean: Tensor,
+    lips: Tensor | None,
+    has_lips: Tensor | None,
+    config: DiffusionConfig,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Loss (B,) at random noise levels σ (B,), lips dropped for guidance: clean (B, T), lips (B,
+    V, D), has_lips (B,) bool.
+
+    `generator` lives on the CPU; draws do not depend on the device.
+    """
+    batch = clean.shape[0]
+    fraction = torch.rand(batch, generator=generator, dtype=torch.float64)
+    sigma = warp(fraction, config.sigma_min, config.sigma_max, config.rho).to(clean)
+    noise = torch.randn(clean.shape, generator=generator).to(clean)
+    if lips is not None:
+        keep = (torch.rand(batch, generator=generator) >= config.lips_dropout).to(lips.device)
+        has_lips = keep if has_lips is None else keep & has_lips
+    loss = denoising_loss(denoise, clean, sigma, noise, config.sigma_data, lips, has_lips)
+    return loss, sigma

@@ -1,0 +1,160 @@
+"""Trained priors and their directories: `weights.safetensors`, `config.json`, and for speech the
+visual encoder.
+
+A prior is a preconditioned denoiser that knows its sample rate and what it was trained with.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from davss.config import DiffusionConfig, NetworkConfig, parse, to_dict
+from davss.diffusion.denoiser import Denoiser
+from davss.errors import DavssError
+from davss.networks import NCSNpp
+from davss.networks.eigenlips import Eigenlips
+from davss.storage import publish
+
+FORMAT_VERSION = 1
+VISUAL_ENCODER_FILE = "eigenlips.safetensors"
+
+
+@dataclass(frozen=True)
+class PriorInfo:
+    """What a prior's config.json says; `training` is free-form provenance (samples seen, git
+    revision, shard digest).
+    """
+
+    sample_rate: int
+    network: NetworkConfig
+    diffusion: DiffusionConfig
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+class NoisePrior(Denoiser):
+    """Diffusion prior of ambient noise."""
+
+    kind = "noise"
+
+    def __init__(self, info: PriorInfo) -> None:
+        super().__init__(_network(info.network, None), info.diffusion.sigma_data)
+        self.info = info
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples per second of the signals that this prior knows."""
+        return self.info.sample_rate
+
+
+class SpeechPrior(Denoiser):
+    """Diffusion prior of one person's clean speech given lip features (B, V, lips_dim) at 25
+    frames per second.
+    """
+
+    kind = "speech"
+
+    def __init__(self, info: PriorInfo, visual_encoder: Eigenlips) -> None:
+        super().__init__(_network(info.network, visual_encoder.dim), info.diffusion.sigma_data)
+        self.info = info
+        self.visual_encoder = visual_encoder
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples per second of the signals that this prior knows."""
+        return self.info.sample_rate
+
+    def forward(
+        self, u: Tensor, sigma: Tensor, lips: Tensor | None = None, has_lips: Tensor | None = None
+    ) -> Tensor:
+        """Denoised u: (B, T) noisy speech, (B,) noise levels, lips (B, V, D) or None for the null
+        condition → (B, T).
+        """
+        if lips is not None and lips.shape[-1] != self.visual_encoder.dim:
+            raise DavssError(
+                f"lips: features of size {lips.shape[-1]}, the speech prior was trained with "
+                f"{self.visual_encoder.dim}; compute them with the prior's own visual encoder"
+            )
+        return super().forward(u, sigma, lips, has_lips)
+
+
+def _network(config: NetworkConfig, film_dim: int | None) -> NCSNpp:
+    return NCSNpp(
+        nf=config.nf,
+        ch_mult=config.ch_mult,
+        n_fft=config.n_fft,
+        hop_length=config.hop_length,
+        film_dim=film_dim,
+        fourier_scale=config.fourier_scale,
+    )
+
+
+def save_prior(prior: SpeechPrior | NoisePrior, path: str | Path) -> None:
+    """Write a prior's directory, all of it or nothing."""
+    config = {
+        "format_version": FORMAT_VERSION,
+        "kind": prior.kind,
+        "sample_rate": prior.info.sample_rate,
+        "network": to_dict(prior.info.network),
+        "diffusion": to_dict(prior.info.diffusion),
+        "training": prior.info.training,
+    }
+    with publish(Path(path)) as directory:
+        directory.mkdir(parents=True)
+        weights = {k: v.detach().cpu().contiguous() for k, v in prior.network.state_dict().items()}
+        save_file(weights, directory / "weights.safetensors")
+        (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        if isinstance(prior, SpeechPrior):
+            prior.visual_encoder.save(directory / VISUAL_ENCODER_FILE)
+
+
+def load_prior(path: str | Path) -> SpeechPrior | NoisePrior:
+    """Read a prior's directory; the prior is in evaluation mode, on the CPU.
+
+    Raises DavssError if the directory, a file or a parameter is missing or does not fit.
+    """
+    path = Path(path)
+    config = _read_config(path)
+    info = PriorInfo(
+        config["sample_rate"],
+        parse(NetworkConfig, config["network"], f"{path}/config.json: network"),
+        parse(DiffusionConfig, config["diffusion"], f"{path}/config.json: diffusion"),
+        config.get("training", {}),
+    )
+    if config["kind"] == SpeechPrior.kind:
+        prior = SpeechPrior(info, Eigenlips.load(path / VISUAL_ENCODER_FILE))
+    else:
+        prior = NoisePrior(info)
+    try:
+        prior.network.load_state_dict(load_file(path / "weights.safetensors"))
+    except FileNotFoundError:
+        raise DavssError(f"{path}/weights.safetensors: missing; train the prior again") from None
+    except (SafetensorError, RuntimeError) as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise DavssError(
+            f"{path}/weights.safetensors: does not fit its config.json ({reason})"
+        ) from None
+    return prior.eval().requires_grad_(False)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((path / "config.json").read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        raise DavssError(
+            f"{path}: no prior here (no config.json); make one with `dvc repro` or correct the path"
+        ) from None
+    except json.JSONDecodeError as error:
+        raise DavssError(f"{path}/config.json: not valid JSON ({error})") from None
+    if config.get("format_version") != FORMAT_VERSION or config.get("kind") not in {
+        "speech",
+        "noise",
+    }:
+        raise DavssError(
+            f"{path}/config.json: not a prior of format {FORMAT_VERSION}; update davss or retrain"
+        )
+    return config

@@ -1,0 +1,1 @@
+"""Evaluation: mixtures, the separation of all of them, scores, and the report."""

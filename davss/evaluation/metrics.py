@@ -1,0 +1,172 @@
+"""Scores of a separated source against its reference: SI-SDR, PESQ and ESTOI (docs/method.md §10).
+
+There is no search over permutations: the lips fix who is who. B batch, K speakers, T samples.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from pesq import pesq
+from pystoi import stoi
+from torch import Tensor
+
+from davss.errors import DavssError
+from davss.evaluation.mixtures import Mixture
+
+SI_SDR_METRICS = ("si_sdr", "si_sdr_mixture", "si_sdri")
+PERCEPTUAL_METRICS = ("pesq", "pesq_mixture", "estoi", "estoi_mixture")
+METRICS = SI_SDR_METRICS + PERCEPTUAL_METRICS
+PESQ_MODES = {8000: "nb", 16000: "wb"}
+
+Signal = Tensor | np.ndarray
+
+
+def si_sdr(estimate: Tensor, reference: Tensor) -> Tensor:
+    """Scale-invariant signal-to-distortion ratio in dB after removing means: (..., T) × (..., T) →
+    (...).
+
+    A silent (constant) reference gives NaN, because nothing could be right; a silent estimate of a
+    reference that sounds gives −inf; an exact multiple of the reference gives a very high value,
+    or +inf where the rounding error is zero. Le Roux et al., "SDR – half-baked or well done?",
+    ICASSP 2019.
+    """
+    estimate = estimate - estimate.mean(dim=-1, keepdim=True)
+    reference = reference - reference.mean(dim=-1, keepdim=True)
+    energy = reference.square().sum(dim=-1, keepdim=True)
+    target = (estimate * reference).sum(dim=-1, keepdim=True) / energy * reference
+    signal, distortion = target.square().sum(dim=-1), (estimate - target).square().sum(dim=-1)
+    # 0 / 0 is left for a silent estimate; with a silent reference `target` is NaN already.
+    silent = (signal == 0) & (distortion == 0)
+    return torch.where(silent, -math.inf, 10 * torch.log10(signal / distortion))
+
+
+def score(
+    estimate: Signal,
+    reference: Signal,
+    mixture: Signal,
+    sample_rate: int,
+    *,
+    perceptual: bool = True,
+    reasons: dict[str, str] | None = None,
+) -> dict[str, float]:
+    """All `METRICS` of one estimate (T,) and of the unprocessed mixture (T,) against the reference
+    (T,).
+
+    SI-SDR in dB (si_sdri is what separation adds), PESQ as MOS-LQO (wide-band at 16 kHz, narrow-
+    band at 8 kHz), ESTOI in 0…1; `sample_rate` in Hz. A metric that does not exist for these
+    signals (no utterance, too short, another rate) is NaN, and `reasons`, if given, gets its name
+    and why; `perceptual=False` leaves PESQ and ESTOI out as NaN. Raises DavssError for signals of
+    different lengths.
+    """
+    signals = [_double(signal) for signal in (estimate, reference, mixture)]
+    if any(signal.shape != signals[0].shape for signal in signals):
+        shapes = " × ".join(str(tuple(signal.shape)) for signal in signals)
+        raise DavssError(
+            f"score: estimate, reference and mixture must be (T,) of one length, not {shapes}"
+        )
+    reasons = {} if reasons is None else reasons
+    result = dict.fromkeys(METRICS, math.nan)
+    clean = signals[1]
+    for suffix, signal in (("", signals[0]), ("_mixture", signals[2])):
+        if not np.isfinite(signal).all():
+            reasons["si_sdr" + suffix] = "signal has NaN or infinite samples"
+            continue
+        tensors = torch.from_numpy(signal), torch.from_numpy(clean)
+        result["si_sdr" + suffix] = si_sdr(*tensors).item()
+        if perceptual:
+            for name, metric in (("pesq", _pesq), ("estoi", _estoi)):
+                result[name + suffix] = _attempt(
+                    metric, name + suffix, clean, signal, sample_rate, reasons
+                )
+    result["si_sdri"] = result["si_sdr"] - result["si_sdr_mixture"]
+    return result
+
+
+def score_sources(estimates: np.ndarray, mixture: Mixture) -> list[dict[str, Any]]:
+    """One row per source of a separated mixture: estimates (K+1, T), the speakers first and the
+    noise last.
+
+    A row is `source` (speaker_1 … speaker_K, noise), `METRICS` and `error` (None, or why a metric
+    is NaN); the noise has no PESQ and no ESTOI. Raises DavssError when the estimates do not fit
+    the mixture.
+    """
+    references = np.concatenate([mixture.speech, mixture.noise[None]])
+    if estimates.shape != references.shape:
+        raise DavssError(
+            f"{mixture.key}: estimates {estimates.shape} do not fit references {references.shape}; "
+            "run the separate stage again"
+        )
+    rows = []
+    for name, estimate, reference in zip(
+        source_names(len(mixture.speech)), estimates, references, strict=True
+    ):
+        reasons: dict[str, str] = {}
+        speech = name != "noise"
+        metrics = score(
+            estimate,
+            reference,
+            mixture.mixture,
+            mixture.sample_rate,
+            perceptual=speech,
+            reasons=reasons,
+        )
+        rows.append({"source": name, **metrics, "error": _sentence(reasons)})
+    return rows
+
+
+def source_names(num_speakers: int) -> list[str]:
+    """speaker_1 … speaker_K, noise: the order of channels in an estimate."""
+    return [f"speaker_{index + 1}" for index in range(num_speakers)] + ["noise"]
+
+
+def _double(signal: Signal) -> np.ndarray:
+    if isinstance(signal, Tensor):
+        signal = signal.detach().cpu().numpy()
+    return np.asarray(signal, dtype=np.float64)
+
+
+def _sentence(reasons: Mapping[str, str]) -> str | None:
+    return "; ".join(f"{name}: {reason}" for name, reason in reasons.items()) or None
+
+
+def _attempt(
+    metric: Callable[[np.ndarray, np.ndarray, int], float],
+    name: str,
+    clean: np.ndarray,
+    signal: np.ndarray,
+    sample_rate: int,
+    reasons: dict[str, str],
+) -> float:
+    """The metric's value, or NaN and an entry in `reasons`."""
+    if not signal.any():
+        reasons[name] = "estimate is silent"
+        return math.nan
+    try:
+        return metric(clean, signal, sample_rate)
+    # Both packages raise errors of their own, ValueErrors and warnings for signals they cannot
+    # rate.
+    except Exception as error:
+        text = error.args[0] if error.args else type(error).__name__
+        reasons[name] = text.decode() if isinstance(text, bytes) else str(text).split(". ")[0]
+        return math.nan
+
+
+def _pesq(clean: np.ndarray, signal: np.ndarray, sample_rate: int) -> float:
+    if sample_rate not in PESQ_MODES:
+        raise ValueError(f"PESQ is defined at 8000 and 16000 Hz, not at {sample_rate} Hz")
+    # The C code works on 16-bit samples: unit peaks keep quiet signals from being rounded away.
+    clean, signal = clean / np.abs(clean).max(initial=1e-12), signal / np.abs(signal).max()
+    return float(pesq(sample_rate, clean, signal, PESQ_MODES[sample_rate]))
+
+
+def _estoi(clean: np.ndarray, signal: np.ndarray, sample_rate: int) -> float:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)  # too short: a warning and a made-up 1e-5
+        value = stoi(clean, signal, sample_rate, extended=True)
+    return round(float(value), 6)  # pystoi adds random numbers of the size of a rounding error

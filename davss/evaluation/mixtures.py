@@ -1,0 +1,200 @@
+"""Evaluation mixtures: a plan that says which clips, where and how loud, and its rendering.
+
+A mixture has K distinct test speakers and one noise (docs/method.md §10). Speaker 1 is sir_db above
+each of the others, so at 0 dB all are equally loud; the noise is snr_db below the sum of all
+speech; the mixture is at −25 dBFS. Speech is drawn from (seed, K, index) alone: the conditions
+compare the same talkers under different noises.
+
+K speakers, T samples, V video frames, D visual feature size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas
+
+from davss.config import MixturesConfig
+from davss.errors import DavssError
+from davss.shards.contract import Clip, frames_of, samples_per_frame
+from davss.shards.reader import ShardReader
+
+LEVEL_DB = -25.0
+ACTIVE = 0.5  # a segment's RMS over its clip's: leaves out pauses
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """mixture (T,) = sum of speech (K, T) + noise (T,), all float32; lips (K, V, D) or None."""
+
+    key: str
+    mixture: np.ndarray
+    speech: np.ndarray
+    noise: np.ndarray
+    lips: np.ndarray | None
+    sample_rate: int
+
+
+def plan_mixtures(
+    speech: ShardReader, noise: ShardReader, config: MixturesConfig, condition: str, seed: int
+) -> pandas.DataFrame:
+    """One row per mixture of `condition`, `per_num_speakers` for every K; deterministic.
+
+    Columns: key, condition, num_speakers, speech_keys, speech_offsets (video frames), speech_gains,
+    noise_key, noise_offset (samples), noise_gain, sir_db (NaN for K = 1), snr_db, seconds,
+    sample_rate, seed. Raises DavssError when there are too few speakers or clips long enough, or
+    the rates differ.
+    """
+    rate, num_samples = _common_rate(speech, noise), round(config.seconds * speech.sample_rate)
+    talkers = _long_enough(speech, num_samples, config.seconds)
+    noises = sorted(_long_enough(noise, num_samples, config.seconds).key)
+    speakers = {name: sorted(rows.key) for name, rows in talkers.groupby("speaker")}
+    if len(speakers) < max(config.num_speakers):
+        raise DavssError(
+            f"{speech.manifest}: {len(speakers)} speakers with clips of {config.seconds:g} s, "
+            "too few for "
+            f"mixtures of {max(config.num_speakers)}; lower mixtures.num_speakers or add test "
+            "speakers"
+        )
+    rows = []
+    for count in config.num_speakers:
+        for index in range(config.per_num_speakers):
+            row: dict[str, Any] = {"key": f"{condition}-k{count}-{index:04d}"}
+            row |= {"condition": condition, "num_speakers": count}
+            row |= _plan_speech(speech, speakers, num_samples, count, config, (seed, count, index))
+            row |= _plan_noise(noise, noises, num_samples, config, (seed, row["key"]))
+            row |= {"seconds": num_samples / rate, "sample_rate": rate, "seed": seed}
+            rows.append(_set_levels(row, speech, noise))
+    return pandas.DataFrame(rows)
+
+
+def _generator(*parts: Any) -> np.random.Generator:
+    # A mixture's draws depend on nothing but its own name: adding or dropping others changes none.
+    return np.random.default_rng(list(hashlib.sha256(repr(parts).encode()).digest()))
+
+
+def _common_rate(speech: ShardReader, noise: ShardReader) -> int:
+    if speech.sample_rate != noise.sample_rate:
+        raise DavssError(
+            f"{noise.manifest}: {noise.sample_rate} Hz, but {speech.manifest} has "
+            f"{speech.sample_rate} "
+            "Hz; build both with the same shards.sample_rate"
+        )
+    return speech.sample_rate
+
+
+def _long_enough(reader: ShardReader, num_samples: int, seconds: float) -> pandas.DataFrame:
+    clips = reader.clips[reader.clips.num_samples >= num_samples]
+    if clips.empty:
+        raise DavssError(
+            f"{reader.manifest}: no clip lasts the {seconds:g} s of a mixture; lower "
+            "mixtures.seconds"
+        )
+    return clips
+
+
+def _plan_speech(
+    speech: ShardReader,
+    speakers: Mapping[str, list[str]],
+    num_samples: int,
+    count: int,
+    config: MixturesConfig,
+    name: tuple[int, int, int],
+) -> dict[str, Any]:
+    """Distinct speakers, a clip of each, and a segment of each clip in which they speak."""
+    rng = _generator("speech", *name)
+    chosen = rng.choice(sorted(speakers), size=count, replace=False)
+    keys = [str(rng.choice(speakers[speaker])) for speaker in chosen]
+    offsets = [_active_offset(speech[key], num_samples, rng) for key in keys]
+    sir_db = float(rng.choice(config.sir_db)) if count > 1 else float("nan")
+    return {"speech_keys": keys, "speech_offsets": offsets, "sir_db": sir_db}
+
+
+def _plan_noise(
+    noise: ShardReader, keys: list[str], num_samples: int, config: MixturesConfig, name: tuple
+) -> dict[str, Any]:
+    rng = _generator("noise", *name)
+    key = str(rng.choice(keys))
+    slack = int(noise.clips.set_index("key").num_samples[key]) - num_samples
+    offset, snr_db = int(rng.integers(slack + 1)), float(rng.uniform(*config.snr_db))
+    return {"noise_key": key, "noise_offset": offset, "snr_db": snr_db}
+
+
+def _active_offset(clip: Clip, num_samples: int, rng: np.random.Generator) -> int:
+    """A video frame from which `num_samples` of a clip are not mostly a pause."""
+    per_frame = samples_per_frame(clip.sample_rate)
+    energy = np.concatenate([[0.0], np.cumsum(np.square(clip.audio, dtype=np.float64))])
+    starts = np.arange(0, len(clip.audio) - num_samples + 1, per_frame)
+    power = (energy[starts + num_samples] - energy[starts]) / num_samples
+    active = np.flatnonzero(power >= ACTIVE**2 * energy[-1] / len(clip.audio))
+    if len(active) == 0:
+        active = np.array([power.argmax()])
+    return int(rng.choice(active))
+
+
+def _set_levels(row: dict[str, Any], speech: ShardReader, noise: ShardReader) -> dict[str, Any]:
+    """Add the gains that make the segments' levels meet sir_db, snr_db and LEVEL_DB."""
+    segments, background, _ = _segments(row, speech, noise)
+    sir_db = 0.0 if row["num_speakers"] == 1 else row["sir_db"]
+    below = np.array([0.0] + [sir_db] * (row["num_speakers"] - 1))
+    gains = 10 ** (-below / 20) / _rms(segments, row["key"])
+    talk = gains @ segments
+    noise_gain = (
+        10 ** (-row["snr_db"] / 20) * _rms(talk, row["key"]) / _rms(background, row["noise_key"])
+    )
+    level = 10 ** (LEVEL_DB / 20) / _rms(talk + noise_gain * background, row["key"])
+    row["speech_gains"] = [float(gain) for gain in gains * level]
+    row["noise_gain"] = float(noise_gain * level)
+    return row
+
+
+def _rms(signal: np.ndarray, name: str) -> np.ndarray:
+    level = np.sqrt(np.mean(np.square(signal, dtype=np.float64), axis=-1))
+    if (level < 1e-7).any():
+        raise DavssError(f"{name}: a segment is digital silence; remove the silent recording")
+    return level
+
+
+def _segments(
+    row: Mapping[str, Any], speech: ShardReader, noise: ShardReader
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Unscaled segments of a row: speech (K, T), noise (T,), lips (K, V, D) or None."""
+    num_samples = round(row["seconds"] * row["sample_rate"])
+    num_frames = frames_of(num_samples, row["sample_rate"])
+    signals, lips = [], []
+    for key, first in zip(row["speech_keys"], row["speech_offsets"], strict=True):
+        clip = speech[key]
+        start = first * samples_per_frame(clip.sample_rate)
+        signals.append(_cut(clip, start, num_samples, row))
+        if clip.lips is not None:
+            lips.append(clip.lips[first : first + num_frames])
+    background = _cut(noise[row["noise_key"]], row["noise_offset"], num_samples, row)
+    return np.stack(signals), background, np.stack(lips) if len(lips) == len(signals) else None
+
+
+def _cut(clip: Clip, start: int, num_samples: int, row: Mapping[str, Any]) -> np.ndarray:
+    segment = clip.audio[start : start + num_samples]
+    if len(segment) != num_samples or clip.sample_rate != row["sample_rate"]:
+        raise DavssError(
+            f"{row['key']}: clip {clip.key} is not as planned; run the mixtures stage again"
+        )
+    return segment
+
+
+def render(row: Mapping[str, Any], speech: ShardReader, noise: ShardReader) -> Mixture:
+    """The signals of one row of the plan: speech (K, T) and noise (T,) as they are mixed."""
+    segments, background, lips = _segments(row, speech, noise)
+    gains = np.asarray(row["speech_gains"], np.float64)[:, None]
+    sources = (segments * gains).astype(np.float32)
+    background = (background * float(row["noise_gain"])).astype(np.float32)
+    mixture = sources.sum(axis=0) + background
+    return Mixture(row["key"], mixture, sources, background, lips, int(row["sample_rate"]))
+
+
+def rows_of(manifest: pandas.DataFrame) -> Iterator[dict[str, Any]]:
+    """The rows of a plan, as `render` takes them."""
+    return iter(manifest.to_dict("records"))

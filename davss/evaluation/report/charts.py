@@ -1,0 +1,226 @@
+"""Charts of the results page: matplotlib draws them, the page's style sheet colours them.
+
+Each chart is a small SVG with the style sheet's variables for colours and the page's own font, so
+that it follows light and dark mode; a row of charts wraps on a phone instead of shrinking.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from html import escape
+
+import matplotlib
+import numpy as np
+import pandas
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Colours that stand for variables of the style sheet.
+INK, MUTED, LINE = "#010203", "#040506", "#070809"
+SERIES = ("#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04", "#0a0b05", "#0a0b06")
+VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line"} | {
+    colour: f"--series-{index + 1}" for index, colour in enumerate(SERIES)
+}
+MARKERS = ("o", "s", "^", "D", "v", "P")
+STYLE = {
+    "svg.fonttype": "none",
+    "font.size": 10.5,
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": MUTED,
+    "axes.titlecolor": INK,
+    "axes.titlesize": 11.5,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": LINE,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.labelcolor": MUTED,
+    "text.color": INK,
+    "xtick.color": LINE,
+    "ytick.color": LINE,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "lines.linewidth": 1.6,
+}
+MAX_POINTS = 1200  # of a scatter plot: more would only make the page heavy
+
+
+class Chart:
+    """One chart under construction; `svg` is the markup when its block has ended."""
+
+    svg: str
+    axes: Axes
+
+
+@contextmanager
+def chart(title: str, description: str, size: tuple[float, float] = (5.2, 3.2)) -> Iterator[Chart]:
+    """Axes to draw on, titled `title`; `description` is what a screen reader says."""
+    drawn = Chart()
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": description}):
+        figure = Figure(figsize=size, layout="constrained")
+        drawn.axes = figure.add_subplot()
+        drawn.axes.set_title(title)
+        yield drawn
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    drawn.svg = _themed(buffer.getvalue(), description)
+
+
+def _themed(svg: str, description: str) -> str:
+    """Matplotlib's SVG for inlining: no prolog and metadata, no clashing ids, themed colours."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'<g id="[\w.]+_\d+">', "<g>", svg)
+    svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", svg)
+    for colour, variable in VARIABLES.items():
+        svg = svg.replace(colour, f"var({variable})")
+    label = f'<svg role="img" aria-label="{escape(description)}" '
+    return re.sub(r"\s*\n\s*", "\n", svg.replace("<svg ", label, 1))
+
+
+def gains_by_speakers(
+    scores: pandas.DataFrame, title: str, limits: tuple[float, float], seed: int = 0
+) -> str:
+    """SI-SDRi of every speech source, by number of speakers, with means; `scores` of one group."""
+    counts = sorted(scores.num_speakers.unique())
+    text = f"SI-SDR improvement per source, {title}: " + ", ".join(
+        f"{_talkers(k)} mean {_mean(scores[scores.num_speakers == k].si_sdri):.1f} dB"
+        for k in counts
+    )
+    rng = np.random.default_rng(seed)
+    with chart(title, text) as drawn:
+        axes = drawn.axes
+        for place, count in enumerate(counts):
+            gains = _some(_finite(scores[scores.num_speakers == count].si_sdri))
+            colour, marker = _look(int(count))
+            x = place + rng.uniform(-0.2, 0.2, len(gains))
+            axes.scatter(x, gains, s=16, color=colour, marker=marker, alpha=0.55, linewidths=0)
+            if len(gains):
+                low, middle, high = np.percentile(gains, [25, 50, 75])
+                axes.vlines(place + 0.32, low, high, color=colour, linewidth=5, alpha=0.35)
+                axes.hlines(middle, place + 0.25, place + 0.39, color=INK, linewidth=2)
+        axes.axhline(0, color=MUTED, linewidth=1.2)
+        axes.set(xticks=range(len(counts)), xticklabels=[_talkers(k) for k in counts])
+        axes.set(xlim=(-0.5, len(counts) - 0.4), ylim=limits, ylabel="SI-SDRi (dB)")
+        axes.grid(axis="x", visible=False)
+    return drawn.svg
+
+
+def gains_by_input(scores: pandas.DataFrame, title: str, limits: tuple[float, float]) -> str:
+    """SI-SDRi against the SI-SDR of the mixture for every speech source of one group."""
+    text = f"SI-SDR improvement against the mixture's SI-SDR, {title}"
+    with chart(title, text) as drawn:
+        axes = drawn.axes
+        for count in sorted(scores.num_speakers.unique()):
+            rows = scores[scores.num_speakers == count]
+            rows = rows[np.isfinite(rows.si_sdri)]
+            step = max(1, len(rows) // MAX_POINTS)
+            colour, marker = _look(int(count))
+            axes.scatter(
+                rows.si_sdr_mixture[::step],
+                rows.si_sdri[::step],
+                s=18,
+                color=colour,
+                marker=marker,
+                alpha=0.7,
+                linewidths=0,
+                label=_talkers(count),
+            )
+        axes.axhline(0, color=MUTED, linewidth=1.2)
+        axes.set(xlabel="SI-SDR of the mixture (dB)", ylabel="SI-SDRi (dB)", ylim=limits)
+        axes.legend(fontsize=10, handletextpad=0.1)
+    return drawn.svg
+
+
+def trace(values: Mapping[str, np.ndarray], sources: list[str], title: str) -> list[str]:
+    """How the sampler went: noise level and misfit, and the size of the two steps, by source."""
+    names = [name.replace("_", " ").capitalize() for name in sources]
+    steps = np.arange(1, len(values["sigma"]) + 1)
+    size = (4.6, 2.7)
+    with chart("Noise level σ", f"Noise level σ at every step, {title}", size) as sigma:
+        sigma.axes.plot(steps, values["sigma"], color=INK)
+        sigma.axes.set(yscale="log", xlabel="step")
+    with chart("Misfit ℓ", f"Reconstruction likelihood ℓ at every step, {title}", size) as misfit:
+        misfit.axes.plot(steps, values["likelihood"], color=INK)
+        misfit.axes.set(yscale="log", xlabel="step")
+    text = f"RMS of prior step and likelihood step at every sampler step by source, {title}"
+    with chart("RMS of a step: prior solid, likelihood dashed", text, size) as moves:
+        for index, name in enumerate(names):
+            colour = _colour_of(sources[index], index)
+            moves.axes.plot(steps, values["prior_step"][:, index], color=colour, label=name)
+            moves.axes.plot(
+                steps, values["likelihood_step"][:, index], color=colour, ls=(0, (2, 1.2))
+            )
+        moves.axes.set(yscale="log", xlabel="step")
+        moves.axes.legend(fontsize=9, ncols=2, handlelength=1.2, columnspacing=1)
+    return [sigma.svg, misfit.svg, moves.svg]
+
+
+def training(history: pandas.DataFrame, name: str) -> list[str]:
+    """Training and validation loss of one prior, and validation loss by noise level if known."""
+    seen = history["samples_seen"] / 1000
+    losses = [c for c in ("train_loss", "valid_loss") if c in history]
+    last = ", ".join(f"{_spoken(c)} ends at {history[c].iloc[-1]:.3f}" for c in losses)
+    with chart(f"{name}: loss", f"Losses of the {name} prior during training: {last}") as total:
+        for index, column in enumerate(losses):
+            label = _spoken(column)
+            total.axes.plot(seen, history[column], color=SERIES[index], label=label, marker=".")
+        total.axes.set(xlabel="clips seen (thousands)", ylabel="loss")
+        total.axes.legend(fontsize=10)
+    prefix = "valid_loss_sigma_"
+    bins = [column for column in history if column.startswith(prefix)]
+    if not bins:
+        return [total.svg]
+    text = f"Validation loss of the {name} prior by noise level during training"
+    with chart(f"{name}: validation loss by σ", text) as levels:
+        for index, column in enumerate(bins):
+            colour, dash = SERIES[index % len(SERIES)], "-" if index < len(SERIES) else ":"
+            label = f"σ = {column.removeprefix(prefix)}"
+            levels.axes.plot(seen, history[column], color=colour, ls=dash, label=label)
+        levels.axes.set(xlabel="clips seen (thousands)", ylabel="loss")
+        levels.axes.legend(fontsize=9, ncols=2, handlelength=1.2)
+    return [total.svg, levels.svg]
+
+
+def shared_limits(values: pandas.Series) -> tuple[float, float]:
+    """Limits of an axis that hold all finite `values` and 0, with a margin."""
+    finite = np.append(_finite(values), [-1.0, 1.0])
+    margin = 0.08 * (finite.max() - finite.min())
+    return float(finite.min() - margin), float(finite.max() + margin)
+
+
+def _finite(values: pandas.Series) -> np.ndarray:
+    array = values.to_numpy(float)
+    return array[np.isfinite(array)]
+
+
+def _some(values: np.ndarray) -> np.ndarray:
+    return values[:: max(1, len(values) // MAX_POINTS)]
+
+
+def _mean(values: pandas.Series) -> float:
+    finite = _finite(values)
+    return float(finite.mean()) if len(finite) else float("nan")
+
+
+def _talkers(count: int) -> str:
+    return f"{count} speaker" if count == 1 else f"{count} speakers"
+
+
+def _look(count: int) -> tuple[str, str]:
+    return SERIES[(count - 1) % len(SERIES)], MARKERS[(count - 1) % len(MARKERS)]
+
+
+def _colour_of(source: str, index: int) -> str:
+    return MUTED if source == "noise" else SERIES[index % len(SERIES)]
+
+
+def _spoken(column: str) -> str:
+    return {"train_loss": "training", "valid_loss": "validation"}[column]

@@ -1,0 +1,1 @@
+"""Reading and writing of recordings: audio, video and the mouth region of a face."""

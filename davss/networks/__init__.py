@@ -1,0 +1,5 @@
+"""Networks: plain modules that know nothing of diffusion."""
+
+from davss.networks.ncsnpp import NCSNpp
+
+__all__ = ["NCSNpp"]

@@ -1,0 +1,66 @@
+"""FiLM: lip features modulate feature maps at every resolution of NCSN++ (DAVSS-NM §III;
+docs/method.md §7).
+
+Shapes: B batch · V video frames · D visual feature size · C channels · F bins · N frames of a
+level.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+HIDDEN = 256
+
+
+class FiLM(nn.Module):
+    """Scales and shifts for every conditioned feature map: h ← (1 + γ) h + β, zero at
+    initialisation.
+
+    `channels[s]` and `levels[s]` give the channels and the resolution level of site s. Lips that
+    are absent are a learned D-vector repeated over time, which is what classifier-free guidance
+    calls the null condition.
+    """
+
+    def __init__(self, lips_dim: int, channels: list[int], levels: list[int]) -> None:
+        super().__init__()
+        self.levels = levels
+        self.null_lips = nn.Parameter(0.02 * torch.randn(lips_dim))
+        self.norm = nn.LayerNorm(lips_dim)
+        self.project = nn.Linear(lips_dim, HIDDEN)
+        self.sites = nn.ModuleList(nn.Conv1d(HIDDEN, 2 * c, 1) for c in channels)
+        for site in self.sites:
+            nn.init.zeros_(site.weight)
+            nn.init.zeros_(site.bias)
+
+    def forward(
+        self, lips: Tensor | None, has_lips: Tensor | None, batch: int, frames: int, padded: int
+    ) -> list[tuple[Tensor, Tensor]]:
+        """(B, V, D) lips or None, (B,) bool or None → per site γ and β, each (B, C, 1, padded
+        frames of the level).
+
+        `frames` counts the valid STFT frames at full resolution, `padded` those after padding.
+        """
+        hidden = self._embed(lips, has_lips, batch)
+        resampled: dict[int, Tensor] = {}
+        modulations = []
+        for site, level in zip(self.sites, self.levels, strict=True):
+            if level not in resampled:
+                total = padded >> level
+                valid = -(-frames // 2**level)
+                h = F.interpolate(hidden, size=valid, mode="linear", align_corners=False)
+                resampled[level] = F.pad(h, (0, total - valid), mode="replicate")
+            gamma, beta = site(resampled[level])[:, :, None, :].chunk(2, dim=1)
+            modulations.append((gamma, beta))
+        return modulations
+
+    def _embed(self, lips: Tensor | None, has_lips: Tensor | None, batch: int) -> Tensor:
+        if lips is None:
+            lips = self.null_lips.expand(batch, 1, -1)
+        elif has_lips is not None:
+            lips = torch.where(has_lips[:, None, None], lips, self.null_lips)
+        return F.silu(self.project(self.norm(lips))).transpose(1, 2)
+
+
+def modulate(h: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+    """(B, C, F, N) feature map, scaled and shifted per channel and frame."""
+    return (1 + gamma) * h + beta

@@ -1,0 +1,183 @@
+"""NCSN++M: the U-Net on complex spectrograms behind both priors (docs/method.md §7; 27.7 M
+parameters at nf 128).
+
+A waveform goes in and a waveform comes out; the STFT is inside. Modules are kept in one flat list,
+`all_modules`, in the order of public checkpoints (BUDDy, StoRM, SGMSE), so that these load by name.
+
+Shapes: B batch · T samples · F bins · N frames · V video frames · D visual feature size.
+"""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from davss.errors import DavssError
+from davss.networks import layers
+from davss.networks.film import FiLM, modulate
+
+FRAME_MULTIPLE = 16
+
+
+class NCSNpp(nn.Module):
+    """The network F of the preconditioned denoiser: (B, 1, T), c_noise (B,) → (B, 1, T).
+
+    nf: channels at full resolution; ch_mult: their multiples per level, each level halving bins
+    and frames;
+    n_fft, hop_length: STFT in samples (n_fft/2 + 1 bins, a multiple of 2^(levels−1));
+    film_dim: size D of the lip features, or None for a network without lips;
+    fourier_scale: standard deviation of the noise embedding's random frequencies.
+    """
+
+    def __init__(
+        self,
+        nf: int = 128,
+        ch_mult: tuple[int, ...] = (1, 2, 2, 2),
+        n_fft: int = 510,
+        hop_length: int = 128,
+        film_dim: int | None = None,
+        fourier_scale: float = 16.0,
+    ) -> None:
+        super().__init__()
+        self.n_fft, self.hop_length, self.num_levels = n_fft, hop_length, len(ch_mult)
+        if n_fft % 2 or (n_fft // 2 + 1) % 2 ** (self.num_levels - 1):
+            raise DavssError(
+                f"network.n_fft = {n_fft}: {len(ch_mult)} levels need n_fft/2 + 1 to be a multiple "
+                f"of {2 ** (self.num_levels - 1)}; 254 and 510 are"
+            )
+        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+        channels = [nf * m for m in ch_mult]
+        self.all_modules = nn.ModuleList(self._embedding(nf, fourier_scale))
+        self._encoder_start = len(self.all_modules)
+        skips = self._add_encoder(channels, 4 * nf)
+        self._add_decoder(channels, 4 * nf, skips)
+        self.output_layer = layers.conv(2, 2, 1)
+        # one conditioned block per level down, the bottleneck, one per level up
+        sites = [*channels, channels[-1], *reversed(channels)]
+        levels = [*range(self.num_levels), self.num_levels - 1, *reversed(range(self.num_levels))]
+        self.film = FiLM(film_dim, sites, levels) if film_dim else None
+
+    @staticmethod
+    def _embedding(nf: int, scale: float) -> list[nn.Module]:
+        size = 4 * nf
+        return [
+            layers.FourierFeatures(nf, scale),
+            layers.linear(2 * nf, size),
+            layers.linear(size, size),
+        ]
+
+    def _add_encoder(self, channels: list[int], embedding: int) -> list[int]:
+        add = self.all_modules.append
+        c = channels[0]
+        add(layers.conv(2, c, 3))
+        skips = [c]
+        for level, c_out in enumerate(channels):
+            add(layers.ResnetBlock(c, c_out, embedding))
+            c = c_out
+            skips.append(c)
+            if level < self.num_levels - 1:
+                add(layers.ResnetBlock(c, c, embedding, layers.downsample))
+                add(layers.Combine(2, c))
+                skips.append(c)
+        add(layers.ResnetBlock(c, c, embedding))
+        add(layers.AttentionBlock(c))
+        add(layers.ResnetBlock(c, c, embedding))
+        return skips
+
+    def _add_decoder(self, channels: list[int], embedding: int, skips: list[int]) -> None:
+        add = self.all_modules.append
+        c = channels[-1]
+        for level in reversed(range(self.num_levels)):
+            for _ in range(2):
+                add(layers.ResnetBlock(c + skips.pop(), channels[level], embedding))
+                c = channels[level]
+            add(layers.group_norm(c))
+            add(layers.conv(c, 2, 3, layers.ZERO_INIT))
+            if level > 0:
+                add(layers.ResnetBlock(c, c, embedding, layers.upsample))
+
+    def forward(
+        self, x: Tensor, c_noise: Tensor, lips: Tensor | None = None, has_lips: Tensor | None = None
+    ) -> Tensor:
+        """(B, 1, T) scaled waveform, (B,) noise-level label → (B, 1, T).
+
+        lips: (B, V, D) or None for the null condition; has_lips: (B,) bool, items that are False
+        get the null condition.
+        """
+        spectrogram = self._stft(x[:, 0])
+        frames = spectrogram.shape[-1]
+        h = F.pad(spectrogram, (0, -frames % FRAME_MULTIPLE))
+        film = None
+        if self.film is not None:
+            film = iter(self.film(lips, has_lips, x.shape[0], frames, h.shape[-1]))
+        # padded frames stay: public checkpoints were trained with their contribution to the last
+        # window
+        h = self._unet(h, c_noise, film)
+        return self._istft(h, x.shape[-1])[:, None]
+
+    def _unet(self, x: Tensor, c_noise: Tensor, film) -> Tensor:
+        """(B, 2, F, N) → (B, 2, F, N), N a multiple of 16."""
+        condition = (lambda h: modulate(h, *next(film))) if film else (lambda h: h)
+        modules = iter(self.all_modules)
+        fourier, dense_0, dense_1, stem = (next(modules) for _ in range(4))
+        embedding = dense_1(F.silu(dense_0(fourier(c_noise))))
+
+        pyramid, h = x, stem(x)
+        skips = [h]
+        for level in range(self.num_levels):
+            h = condition(next(modules)(h, embedding))
+            skips.append(h)
+            if level < self.num_levels - 1:
+                h = next(modules)(h, embedding)
+                pyramid = layers.downsample(pyramid)
+                h = next(modules)(pyramid, h)
+                skips.append(h)
+
+        h = next(modules)(h, embedding)
+        h = next(modules)(h)
+        h = condition(next(modules)(h, embedding))
+
+        output = None
+        for level in reversed(range(self.num_levels)):
+            h = next(modules)(torch.cat([h, skips.pop()], dim=1), embedding)
+            h = condition(next(modules)(torch.cat([h, skips.pop()], dim=1), embedding))
+            norm, to_output = next(modules), next(modules)
+            contribution = to_output(F.silu(norm(h)))
+            output = contribution if output is None else layers.upsample(output) + contribution
+            if level > 0:
+                h = next(modules)(h, embedding)
+        return self.output_layer(output)
+
+    def _stft(self, x: Tensor) -> Tensor:  # (B, T) → (B, 2, F, N): real and imaginary part
+        spectrogram = torch.stft(
+            x, self.n_fft, self.hop_length, window=self.window, center=True, return_complex=True
+        )
+        return torch.view_as_real(spectrogram).permute(0, 3, 1, 2).contiguous()
+
+    def _istft(self, spectrogram: Tensor, length: int) -> Tensor:  # (B, 2, F, N) → (B, T)
+        z = torch.view_as_complex(spectrogram.permute(0, 2, 3, 1).contiguous())
+        return torch.istft(
+            z, self.n_fft, self.hop_length, window=self.window, center=True, length=length
+        )
+
+    def load_public(self, state_dict: Mapping[str, Tensor]) -> "NCSNpp":
+        """Load weights with the names of public checkpoints (`all_modules.N…`, `output_layer…`);
+        FiLM stays as it is.
+
+        Raises DavssError naming the first missing, unknown or misshapen parameter.
+        """
+        own = {k: v for k, v in self.state_dict().items() if not k.startswith("film.")}
+        for name, value in state_dict.items():
+            if name not in own:
+                raise DavssError(f"checkpoint: unknown parameter '{name}'; is it an NCSN++M?")
+            if value.shape != own[name].shape:
+                raise DavssError(
+                    f"checkpoint: '{name}' has shape {tuple(value.shape)}, this network "
+                    f"{tuple(own[name].shape)}; give nf and ch_mult of the checkpoint"
+                )
+        missing = next((name for name in own if name not in state_dict), None)
+        if missing:
+            raise DavssError(f"checkpoint: parameter '{missing}' is missing; is it an NCSN++M?")
+        self.load_state_dict(dict(state_dict), strict=False)
+        return self

@@ -1,0 +1,1 @@
+"""WebDataset shards: their contents, how they are written, checked, read by key and streamed."""

@@ -1,0 +1,1 @@
+"""Training of the priors: loop, EMA, checkpoints, validation, tracking, Ray Train."""

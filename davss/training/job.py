@@ -1,0 +1,54 @@
+"""What a training run is: the job, which all workers share, and a worker's place among them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from davss.config import PriorConfig
+from davss.diffusion.prior import NoisePrior, SpeechPrior
+from davss.shards.loader import Batch
+from davss.training.tracking import TrackingConfig
+from davss.training.validation import ValidationClips
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """What to train and from what; can be pickled, and is the same for every worker.
+
+    `training_batches(batch_size=, samples_seen=, rank=, world_size=)` yields this worker's batches;
+    `validation_clips` and `build_prior` are called once in every worker. `state` is the folder for
+    checkpoints, logs and W&B files.
+    """
+
+    name: str
+    config: PriorConfig
+    seed: int
+    sample_rate: int
+    state: Path
+    build_prior: Callable[[], SpeechPrior | NoisePrior]
+    training_batches: Callable[..., Iterator[Batch]]
+    validation_clips: Callable[[], ValidationClips]
+    tracking: TrackingConfig = TrackingConfig()
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the checkpoints of the run lie."""
+        return self.state / "checkpoints"
+
+    @property
+    def log_file(self) -> Path:
+        """Where the progress of the run is written."""
+        return self.state / "train.log"
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Which worker this is, and where it computes."""
+
+    rank: int = 0
+    world_size: int = 1
+    device: torch.device = torch.device("cpu")

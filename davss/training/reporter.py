@@ -1,0 +1,126 @@
+"""What surrounds the training steps: validation, checkpoints, W&B, progress lines, giving up."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass, field
+
+from davss.errors import DavssError
+from davss.training import checkpoint, tracking
+from davss.training.checkpoint import TrainingState
+from davss.training.job import TrainingJob, Worker
+from davss.training.progress import Progress, WarningLines
+from davss.training.validation import examples, validate
+
+log = logging.getLogger(__name__)
+
+MAX_BAD_STEPS = 10  # non-finite steps in a row before the run is given up
+
+
+@dataclass
+class Averages:
+    """Means of figures since they were last taken."""
+
+    sums: dict[str, float] = field(default_factory=dict)
+    count: int = 0
+
+    def add(self, figures: dict[str, float]) -> None:
+        """Add the figures of one step."""
+        self.count += 1
+        for name, value in figures.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def take(self) -> dict[str, float]:
+        """Means by name; starts anew."""
+        means = {name: value / self.count for name, value in self.sums.items()}
+        self.sums, self.count = {}, 0
+        return means
+
+
+class Reporter:
+    """Keeps the record of a run; every worker has one, but only rank 0 writes.
+
+    `best_validation`, `history` and the checkpoints of `state` are its business.
+    """
+
+    def __init__(self, job: TrainingJob, worker: Worker, state: TrainingState) -> None:
+        self.job, self.worker, self.state = job, worker, state
+        self.config = job.config.training
+        self.since_validation, self.since_line = Averages(), Averages()
+        self.progress, self.handler = None, None
+        if worker.rank == 0:
+            job.state.mkdir(parents=True, exist_ok=True)
+            total, seen = self.config.total_samples, state.samples_seen
+            self.progress = Progress(job.log_file, job.name, total, seen)
+            self.handler = WarningLines(self.progress)
+            logging.getLogger("davss").addHandler(self.handler)
+            if seen:
+                self.progress.say(f"goes on from {seen} samples")
+        self.clips = job.validation_clips()
+        self.tracker = tracking.start(job.tracking, job.state, worker.rank)
+
+    def after_step(self, loss: float, grad_norm: float, rate: float, bad_steps: int) -> None:
+        """Count one step (`bad_steps` in a row were not finite); validate and save where due."""
+        seen, batch = self.state.samples_seen, self.config.global_batch_size
+        step = {"train/loss": loss, "train/grad_norm": grad_norm}
+        if bad_steps:
+            self._complain(step, bad_steps)
+        else:
+            self.since_validation.add(step)
+            self.since_line.add(step)
+        self.tracker.log(seen, {**step, "train/learning_rate": rate})
+        last = seen >= self.config.total_samples
+        if last or _crosses(seen, batch, self.config.validate_every):
+            self._validate(rate)
+        if last or _crosses(seen, batch, self.config.checkpoint_every):
+            self._save()
+        if self.progress and self.since_line.count and (last or self.progress.due()):
+            self.progress.update(seen, self.since_line.take()["train/loss"])
+
+    def close(self) -> None:
+        """Finish the tracker and stop listening to warnings."""
+        self.tracker.finish()
+        if self.handler:
+            logging.getLogger("davss").removeHandler(self.handler)
+
+    def _complain(self, step: dict[str, float], bad_steps: int) -> None:
+        where = f"{self.state.samples_seen} samples"
+        log.warning("step at %s skipped: not finite: %s", where, step)
+        if bad_steps >= MAX_BAD_STEPS:
+            raise DavssError(
+                f"training of {self.job.name}: {bad_steps} steps in a row were not finite at "
+                f"{where}; lower training.learning_rate. The last good state is the newest in "
+                f"{self.job.checkpoints}"
+            )
+
+    def _validate(self, rate: float) -> None:
+        """Losses of the EMA weights on held-out clips, for history, W&B and progress line."""
+        prior = self.state.ema.module
+        losses = validate(
+            prior,
+            self.clips,
+            self.job.config.diffusion.sigma_data,
+            batch_size=self.config.global_batch_size // self.worker.world_size,
+            rank=self.worker.rank,
+            world_size=self.worker.world_size,
+        )
+        seen = self.state.samples_seen
+        self.state.best_validation = min(self.state.best_validation, losses["valid/loss"])
+        train = {"train/loss": math.nan, "train/grad_norm": math.nan}
+        train |= self.since_validation.take()
+        row = {"train/samples_seen": seen, **train, "train/learning_rate": rate, **losses}
+        self.state.history.append(row)
+        if self.progress:
+            self.progress.valid = losses["valid/loss"]
+            self.tracker.log(seen, losses)
+            self.tracker.log_audio(seen, examples(prior, self.clips), self.job.sample_rate)
+
+    def _save(self) -> None:
+        if self.worker.rank == 0:
+            checkpoint.save(self.state.state_dict(), self.job.checkpoints)
+
+
+def _crosses(seen: int, batch: int, every: int) -> bool:
+    """Whether the last batch reached a multiple of `every` samples."""
+    return seen // every > (seen - batch) // every

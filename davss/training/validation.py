@@ -1,0 +1,133 @@
+"""Validation losses of a prior at fixed noise levels, on held-out clips with fixed noise.
+
+The loss is the training loss (docs/method.md §2) at six sigmas between 0.001 and 1, and so the same
+measure in all runs: 1 is the loss of a Wiener filter for white noise, that of an untrained prior.
+"""
+
+# Shape legend: B batch, T samples, V video frames, D visual feature size.
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from davss.errors import DavssError
+from davss.shards.contract import Clip, frames_of, samples_per_frame
+from davss.shards.reader import ShardReader
+
+SIGMAS = (0.001, 0.004, 0.016, 0.063, 0.25, 1.0)
+EXAMPLE_SIGMAS = (0.063, 0.25)
+
+
+@dataclass(frozen=True)
+class ValidationClips:
+    """Held-out crops, whole clips at RMS sigma_data: audio (B, T), lips (B, V, D) or None."""
+
+    audio: Tensor
+    lips: Tensor | None
+    keys: tuple[str, ...]
+
+
+def load_clips(
+    reader: ShardReader, *, count: int, crop_samples: int, sigma_data: float, with_lips: bool
+) -> ValidationClips:
+    """Centre crops of up to `count` clips of `reader`, chosen by a hash of their keys."""
+    rows = reader.clips
+    long_enough = [
+        key
+        for key, length in zip(rows["key"], rows["num_samples"], strict=True)
+        if length >= crop_samples
+    ]
+    if not long_enough:
+        raise DavssError(
+            f"validation split: no clip is as long as a crop ({crop_samples} samples); lower "
+            "training.crop_seconds"
+        )
+    keys = sorted(long_enough, key=lambda key: hashlib.sha256(key.encode()).hexdigest())[:count]
+    crops = [_centre_crop(reader[key], crop_samples, sigma_data, with_lips) for key in sorted(keys)]
+    lips = torch.stack([lips for _, lips in crops if lips is not None]) if with_lips else None
+    return ValidationClips(torch.stack([audio for audio, _ in crops]), lips, tuple(sorted(keys)))
+
+
+def _centre_crop(
+    clip: Clip, crop_samples: int, sigma_data: float, with_lips: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Audio (T,) and lips (V, D) of the middle of a clip, starting on a video frame."""
+    per_frame = samples_per_frame(clip.sample_rate)
+    first_frame = (len(clip.audio) - crop_samples) // 2 // per_frame
+    start = first_frame * per_frame
+    crop = clip.audio[start : start + crop_samples]
+    level = np.sqrt(np.mean(np.square(clip.audio, dtype=np.float64)))
+    audio = torch.from_numpy(crop * np.float32(sigma_data / max(level, 1e-8)))
+    if not with_lips:
+        return audio, None
+    if clip.lips is None:
+        raise DavssError(f"validation clip {clip.key}: has no lips; write the shards again")
+    num_frames = frames_of(crop_samples, clip.sample_rate)
+    return audio, torch.from_numpy(clip.lips[first_frame : first_frame + num_frames])
+
+
+@torch.no_grad()
+def validate(
+    prior: nn.Module,
+    clips: ValidationClips,
+    sigma_data: float,
+    *,
+    batch_size: int,
+    rank: int = 0,
+    world_size: int = 1,
+) -> dict[str, float]:
+    """Mean loss at each of SIGMAS and over all (`valid/loss…`); the ranks share the clips.
+
+    Every rank must call this and gets the same figures. `prior` is the EMA module, in eval mode.
+    """
+    device = next(prior.parameters()).device
+    totals = torch.zeros(len(SIGMAS), dtype=torch.float64, device=device)
+    mine = list(range(rank, len(clips.keys), world_size))
+    for number, sigma in enumerate(SIGMAS):
+        for begin in range(0, len(mine), batch_size):
+            chosen = mine[begin : begin + batch_size]
+            audio, lips, noise = _batch(clips, chosen, sigma, device)
+            error = _denoise(prior, audio + sigma * noise, sigma, lips) - audio
+            c_out_squared = sigma**2 * sigma_data**2 / (sigma**2 + sigma_data**2)
+            totals[number] += (error.double().square().mean(-1) / c_out_squared).sum()
+    if world_size > 1:
+        dist.all_reduce(totals)
+    losses = (totals / len(clips.keys)).tolist()
+    named = {f"valid/loss_sigma_{s:g}": loss for s, loss in zip(SIGMAS, losses, strict=True)}
+    return {"valid/loss": float(np.mean(losses)), **named}
+
+
+@torch.no_grad()
+def examples(prior: nn.Module, clips: ValidationClips) -> dict[str, Tensor]:
+    """The first clip clean, noisy and denoised at EXAMPLE_SIGMAS, each (T,) on the CPU, by name."""
+    device = next(prior.parameters()).device
+    signals = {"clean": clips.audio[0]}
+    for sigma in EXAMPLE_SIGMAS:
+        audio, lips, noise = _batch(clips, [0], sigma, device)
+        noisy = audio + sigma * noise
+        signals[f"noisy_sigma_{sigma:g}"] = noisy[0].cpu()
+        signals[f"denoised_sigma_{sigma:g}"] = _denoise(prior, noisy, sigma, lips)[0].cpu()
+    return signals
+
+
+def _batch(
+    clips: ValidationClips, chosen: list[int], sigma: float, device: torch.device
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Audio (B, T), lips (B, V, D) and unit noise (B, T), which depends on clip and sigma only."""
+    noise = torch.empty(len(chosen), clips.audio.shape[1])
+    for row, index in enumerate(chosen):
+        seed = hashlib.sha256(f"{clips.keys[index]} {sigma}".encode()).digest()[:8]
+        generator = torch.Generator().manual_seed(int.from_bytes(seed) >> 1)
+        noise[row] = torch.randn(clips.audio.shape[1], generator=generator)
+    lips = None if clips.lips is None else clips.lips[chosen].to(device)
+    return clips.audio[chosen].to(device), lips, noise.to(device)
+
+
+def _denoise(prior: nn.Module, noisy: Tensor, sigma: float, lips: Tensor | None) -> Tensor:
+    return prior(noisy, torch.full((len(noisy),), sigma, device=noisy.device), lips)

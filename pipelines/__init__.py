@@ -1,0 +1,27 @@
+"""The stages of the experiment, one thin module each; dvc.yaml runs `python -m pipelines.NAME`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from davss.errors import DavssError
+
+
+def run(main: Callable[[], None], *, reads_params: bool = True) -> None:
+    """Run a stage's `main`; exit status 2 for what the user can mend, 130 on Ctrl-C.
+
+    The whole params file is checked first: a slip in a late section stops the first stage already.
+    """
+    from pipelines.compose import check_argv
+
+    try:
+        if reads_params:
+            check_argv(sys.argv[1:])
+        main()
+    except DavssError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,38 @@
+"""Stage: the evaluation mixtures of one noise condition → data/mixtures/CONDITION.parquet.
+
+    python -m pipelines.mixtures {wham,dns} [--params params.yaml]
+
+VoxCeleb2's test speakers with the test split of the condition's noise corpus; no audio is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from davss.config import MixturesConfig, load_section
+from davss.evaluation.mixtures import plan_mixtures
+from davss.shards.reader import ShardReader
+from davss.storage import publish, storage_root
+from pipelines import run
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Plan the mixtures of one condition."""
+    parser = argparse.ArgumentParser(prog="pipelines.mixtures", description=__doc__.split("\n")[0])
+    parser.add_argument("condition", choices=["wham", "dns"], help="corpus the noise comes from")
+    parser.add_argument("--params", default="params.yaml", help="settings (default: params.yaml)")
+    arguments = parser.parse_args(argv)
+    config = load_section(arguments.params, "mixtures", MixturesConfig)
+    seed = load_section(arguments.params, "seed", int)
+    speech = ShardReader(Path("data/shards/voxceleb2"), storage_root(), "test")
+    noise = ShardReader(Path("data/shards") / arguments.condition, storage_root(), "test")
+    manifest = plan_mixtures(speech, noise, config, arguments.condition, seed)
+    path = Path("data/mixtures") / f"{arguments.condition}.parquet"
+    with publish(path) as temporary:
+        manifest.to_parquet(temporary, index=False)
+    print(f"{arguments.condition}: {len(manifest)} mixtures of {config.seconds:g} s in {path}")
+
+
+if __name__ == "__main__":
+    run(main)

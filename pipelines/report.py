@@ -1,0 +1,170 @@
+"""Stage: all scores into report/index.html, report/metrics.json and report/plots/*.csv.
+
+    python -m pipelines.report [--params params.yaml]
+
+The page is one file that works offline; the csv files are for `dvc plots`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas
+
+from davss.config import ReportConfig, SamplerConfig, load_section, to_dict
+from davss.evaluation.estimates import read_estimate, read_manifest, read_trace
+from davss.evaluation.mixtures import render, rows_of
+from davss.evaluation.report.examples import Example, choose
+from davss.evaluation.report.page import Header, Results, build_page
+from davss.evaluation.report.summary import as_metrics, summarise
+from davss.shards.reader import ShardReader
+from davss.storage import publish, storage_root
+from davss.training.tracking import git_revision
+from pipelines import run
+
+SPEECH, SPEECH_CORPUS = "speech", "voxceleb2"
+OUT = Path("report")
+PLOTTED = [
+    "prior",
+    "condition",
+    "num_speakers",
+    "key",
+    "source",
+    "si_sdr_mixture",
+    "si_sdr",
+    "si_sdri",
+]
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Write the report of all noise priors and conditions."""
+    parser = argparse.ArgumentParser(
+        prog="pipelines.report", description=(__doc__ or "").split("\n\n")[0]
+    )
+    parser.add_argument("--params", default="params.yaml", help="settings (default: params.yaml)")
+    params = parser.parse_args(argv).params
+    priors = load_section(params, "noise_priors", list[str])
+    conditions = load_section(params, "conditions", list[str])
+    count = load_section(params, "report", ReportConfig).examples_per_condition
+    sets = [(prior, condition) for prior in priors for condition in conditions]
+    score_files = [scores_file(*one) for one in sets]
+    tables = [
+        read_manifest(path, f"dvc repro score@{prior}-{condition}")
+        for path, (prior, condition) in zip(score_files, sets, strict=True)
+    ]
+    estimates = [read_estimates(*one) for one in sets]
+    examples = [
+        example
+        for one, table, made in zip(sets, tables, estimates, strict=True)
+        for example in read_examples(*one, table, made, count)
+    ]
+    scores = pandas.concat(tables, ignore_index=True)
+    groups = summarise(scores, pandas.concat(estimates, ignore_index=True))
+    header = make_header(params, score_files)
+    results = Results(header, scores, groups, examples, read_training([SPEECH, *priors]))
+    write(results)
+    for group in groups:
+        gain, margin = group.mean["si_sdri"], group.interval["si_sdri"]
+        print(
+            f"{group.prior} prior, {group.condition} noise, {group.num_speakers} speakers: "
+            f"SI-SDRi {gain:+.2f} ± {margin:.2f} dB over {group.mixtures} mixtures"
+            + (f", {group.failed} failed" if group.failed else "")
+        )
+    print(f"report: {(OUT / 'index.html').resolve().as_uri()}")
+
+
+def scores_file(prior: str, condition: str) -> Path:
+    """Scores of one set, as the score stage writes them."""
+    return Path("data/scores") / f"{prior}-{condition}.parquet"
+
+
+def read_estimates(prior: str, condition: str) -> pandas.DataFrame:
+    """The estimates manifest of one set, with its prior as a column."""
+    path = Path("data/estimates") / f"{prior}-{condition}.parquet"
+    return read_manifest(path, f"dvc repro separate@{prior}-{condition}").assign(prior=prior)
+
+
+def read_examples(
+    prior: str, condition: str, scores: pandas.DataFrame, estimates: pandas.DataFrame, count: int
+) -> list[Example]:
+    """Up to `count` examples of one set, with their signals."""
+    chosen = choose(scores, count)
+    if not chosen:
+        return []
+    path = Path("data/mixtures") / f"{condition}.parquet"
+    manifest = read_manifest(path, f"dvc repro mixtures@{condition}")
+    rows: dict[str, dict[str, Any]] = {row["key"]: row for row in rows_of(manifest)}
+    storage, made = storage_root(), estimates.set_index("key")
+    speech, noise = (
+        ShardReader(Path("data/shards") / corpus, storage, "test")
+        for corpus in (SPEECH_CORPUS, condition)
+    )
+    examples = []
+    for key, why in chosen:
+        wav = storage / made.path[key]
+        facts = {"SIR": rows[key]["sir_db"], "SNR": rows[key]["snr_db"]}
+        facts["Residual"] = float(made.residual_db[key])
+        own = scores[scores.key == key].set_index("source")
+        examples.append(
+            Example(
+                prior=prior,
+                condition=condition,
+                why=why,
+                mixture=render(rows[key], speech, noise),
+                estimates=read_estimate(wav)[0],
+                scores=own.to_dict("index"),
+                facts={name: value for name, value in facts.items() if not math.isnan(value)},
+                trace=read_trace(wav),
+            )
+        )
+    return examples
+
+
+def read_training(names: list[str]) -> dict[str, pandas.DataFrame]:
+    """Training histories by prior; priors trained elsewhere have none."""
+    files = {name: Path("data/training") / name / "history.csv" for name in names}
+    return {name: pandas.read_csv(path) for name, path in files.items() if path.is_file()}
+
+
+def make_header(params: str, score_files: list[Path]) -> Header:
+    """Where the results come from; their date is that of the newest scores."""
+    newest = max(path.stat().st_mtime for path in score_files)
+    return Header(
+        revision=git_revision(Path.cwd()),
+        date=f"{datetime.fromtimestamp(newest, UTC):%d %B %Y, %H:%M UTC}".lstrip("0"),
+        profile=load_section(params, "profile", str),
+        sampler=to_dict(load_section(params, "sampler", SamplerConfig)),
+        seed=load_section(params, "seed", int),
+    )
+
+
+def write(results: Results) -> None:
+    """Page, metrics and plots, each of them whole or not at all."""
+    with publish(OUT / "index.html") as temporary:
+        temporary.write_text(build_page(results))
+    with publish(OUT / "metrics.json") as temporary:
+        temporary.write_text(json.dumps(as_metrics(list(results.groups)), indent=2) + "\n")
+    with publish(OUT / "plots") as folder:
+        folder.mkdir()
+        speech = results.scores[results.scores.source != "noise"]
+        speech[PLOTTED].to_csv(folder / "sources.csv", index=False)
+        means = [
+            {
+                "prior": group.prior,
+                "condition": group.condition,
+                "num_speakers": group.num_speakers,
+                **{name: group.mean[name] for name in ("si_sdri", "si_sdr", "pesq", "estoi")},
+                "si_sdri_interval": group.interval["si_sdri"],
+            }
+            for group in results.groups
+        ]
+        pandas.DataFrame(means).to_csv(folder / "means.csv", index=False)
+
+
+if __name__ == "__main__":
+    run(main)

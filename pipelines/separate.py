@@ -1,0 +1,100 @@
+"""Stage: separate the mixtures of CONDITION with the speech prior and the noise prior PRIOR.
+
+    python -m pipelines.separate PRIOR CONDITION [--params params.yaml]
+
+Estimates go to $DAVSS_STORAGE/estimates/DIGEST (or ./storage), where an interrupted run goes on,
+and the manifest that names them by sha256 to data/estimates/PRIOR-CONDITION.parquet.
+DAVSS_NUM_ACTORS sets the number of Ray actors (default: GPUs, else CPU cores), RAY_ADDRESS the
+cluster to run on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from functools import partial
+from pathlib import Path
+
+from davss import config
+from davss.config import SamplerConfig, SeparationConfig, load_section
+from davss.diffusion.prior import load_prior
+from davss.errors import DavssError
+from davss.evaluation.estimates import read_manifest
+from davss.evaluation.mixtures import render
+from davss.evaluation.runner import SeparationJob, run_separation
+from davss.posterior.separator import Separator
+from davss.shards.reader import ShardReader
+from davss.storage import publish, sha256, storage_root
+from pipelines import run
+
+SPEECH, SPEECH_CORPUS = "speech", "voxceleb2"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Separate all mixtures of one condition with one noise prior."""
+    parser = argparse.ArgumentParser(
+        prog="pipelines.separate", description=(__doc__ or "").split("\n\n")[0]
+    )
+    parser.add_argument("prior", help="noise prior, by the corpus it was trained on: wham, dns")
+    parser.add_argument("condition", help="corpus the mixtures' noise comes from: wham, dns")
+    parser.add_argument("--params", default="params.yaml", help="settings (default: params.yaml)")
+    arguments = parser.parse_args(argv)
+    prior, condition = arguments.prior, arguments.condition
+    sampler = load_section(arguments.params, "sampler", SamplerConfig)
+    batch_size = load_section(arguments.params, "separation", SeparationConfig).batch_size
+    seed = load_section(arguments.params, "seed", int)
+    num_actors = _num_actors()
+    mixtures = Path("data/mixtures") / f"{condition}.parquet"
+    manifest = read_manifest(mixtures, f"dvc repro mixtures@{condition}")
+    job = make_job(prior, condition, sampler, seed, sha256(mixtures))
+    estimates = run_separation(manifest, job, batch_size, num_actors)
+    path = Path("data/estimates") / f"{prior}-{condition}.parquet"
+    with publish(path) as temporary:
+        estimates.to_parquet(temporary, index=False)
+    failed = int(estimates.error.notna().sum())
+    print(f"{path}: {len(estimates) - failed} mixtures separated, {failed} failed, in {job.folder}")
+
+
+def make_job(
+    prior: str, condition: str, sampler: SamplerConfig, seed: int, mixtures: str
+) -> SeparationJob:
+    """What the actors need; every piece is read and checked before anything starts.
+
+    `mixtures` is the sha256 of the manifest: it names the folder together with all else that
+    decides the estimates.
+    """
+    storage = storage_root().resolve()
+    folders = {name: Path("data/priors") / name for name in (SPEECH, prior)}
+    for name, folder in folders.items():
+        if not (folder / "config.json").is_file():
+            stage = "train_speech" if name == SPEECH else f"train_noise@{name}"
+            raise DavssError(f"{folder}: no trained prior there; make it with `dvc repro {stage}`")
+    readers = [
+        ShardReader(Path("data/shards") / corpus, storage, "test")
+        for corpus in (SPEECH_CORPUS, condition)
+    ]
+    files = [path for folder in folders.values() for path in sorted(folder.iterdir())]
+    shards = [sorted(set(reader.clips.shard)) for reader in readers]
+    digest = config.digest(sampler, seed, mixtures, shards, [sha256(path) for path in files])
+    return SeparationJob(
+        render=partial(render, speech=readers[0], noise=readers[1]),
+        make_separator=partial(
+            Separator, load_prior(folders[SPEECH]), load_prior(folders[prior]), sampler=sampler
+        ),
+        storage=storage,
+        folder=storage / "estimates" / digest,
+        seed=seed,
+    )
+
+
+def _num_actors() -> int | None:
+    text = os.environ.get("DAVSS_NUM_ACTORS")
+    if text is None:
+        return None
+    if not text.isdigit() or int(text) == 0:
+        raise DavssError(f"DAVSS_NUM_ACTORS={text}: give the number of Ray actors, 1 or more")
+    return int(text)
+
+
+if __name__ == "__main__":
+    run(main)

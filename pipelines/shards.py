@@ -1,0 +1,53 @@
+"""Stage: one raw corpus → WebDataset shards in the storage, manifests in data/shards/CORPUS.
+
+    python -m pipelines.shards {voxceleb2,wham,dns} [--params params.yaml]
+
+Shards go to $DAVSS_STORAGE (or ./storage); the stage's outputs name them by sha256.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+from davss.config import CorpusConfig, ShardsConfig, load_section
+from davss.corpora import RawClip, dns, voxceleb2, wham
+from davss.shards.build import build_shards
+from davss.storage import storage_root
+from pipelines import run
+
+
+def scan(corpus: str, corpus_config: CorpusConfig, config: ShardsConfig) -> Iterator[RawClip]:
+    """Clips of one of the three corpora."""
+    root = Path(corpus_config.root)
+    if corpus == "voxceleb2":
+        return voxceleb2.scan(root, config.validation_fraction)
+    if corpus == "wham":
+        return wham.scan(root)
+    return dns.scan(root, corpus_config.split_fractions)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Build the shards of one corpus."""
+    parser = argparse.ArgumentParser(prog="pipelines.shards", description=__doc__.split("\n")[0])
+    parser.add_argument("corpus", choices=["voxceleb2", "wham", "dns"])
+    parser.add_argument("--params", default="params.yaml", help="settings (default: params.yaml)")
+    arguments = parser.parse_args(argv)
+    corpus = arguments.corpus
+    corpus_config = load_section(arguments.params, f"corpora.{corpus}", CorpusConfig)
+    config = load_section(arguments.params, "shards", ShardsConfig)
+    clips = scan(corpus, corpus_config, config)
+    manifest_dir = Path("data/shards") / corpus
+    results = build_shards(corpus, clips, config, manifest_dir, storage_root())
+    kept = sum(len(result.clips) for result in results)
+    rejected = sum(len(result.rejects) for result in results)
+    hours = sum(result.shard["seconds"] for result in results if result.shard) / 3600
+    count = sum(1 for result in results if result.shard)
+    print(f"{corpus}: {kept} clips ({hours:.2f} h) in {count} shards, {rejected} rejected")
+    if rejected:
+        print(f"why: {manifest_dir / 'rejects.parquet'}")
+
+
+if __name__ == "__main__":
+    run(main)

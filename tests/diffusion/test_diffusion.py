@@ -1,0 +1,114 @@
+"""Preconditioning, loss and guidance against their definitions; priors on disk."""
+
+import numpy as np
+import pytest
+import torch
+
+from davss.config import DiffusionConfig, NetworkConfig
+from davss.diffusion.denoiser import Denoiser, c_out, c_skip
+from davss.diffusion.guidance import guided_denoise
+from davss.diffusion.loss import denoising_loss, training_loss
+from davss.diffusion.prior import NoisePrior, PriorInfo, SpeechPrior, load_prior, save_prior
+from davss.errors import DavssError
+from davss.networks.eigenlips import Eigenlips
+
+NETWORK = NetworkConfig(nf=8, ch_mult=(1, 2), n_fft=62, hop_length=32)
+INFO = PriorInfo(8000, NETWORK, DiffusionConfig(), {"samples_seen": 12})
+
+
+def make_speech_prior() -> SpeechPrior:
+    torch.manual_seed(0)
+    encoder = Eigenlips(np.eye(1024, 3, dtype=np.float32), np.ones(6, np.float32))
+    prior = SpeechPrior(INFO, encoder)
+    for parameter in prior.network.parameters():
+        if parameter.requires_grad and parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return prior
+
+
+def test_loss_is_the_networks_regression_error():
+    clean, noise = torch.randn(3, 400) * 0.05, torch.randn(3, 400)
+    sigma = torch.tensor([0.01, 0.05, 0.4])
+    prior = make_speech_prior()
+    loss = denoising_loss(prior, clean, sigma, noise, 0.05)
+    u, level = clean + sigma[:, None] * noise, sigma[:, None]
+    scaled = u / (level**2 + 0.05**2).sqrt()
+    output = prior.network(scaled[:, None], sigma.log() / 4)[:, 0]
+    target = (clean - c_skip(level, 0.05) * u) / c_out(level, 0.05)
+    torch.testing.assert_close(loss, ((output - target) ** 2).mean(dim=1), rtol=1e-4, atol=1e-5)
+
+
+def test_untrained_denoiser_is_the_wiener_filter_of_white_noise():
+    denoiser = Denoiser(make_speech_prior().network, 0.05)
+    torch.nn.init.zeros_(denoiser.network.output_layer.weight)
+    torch.nn.init.zeros_(denoiser.network.output_layer.bias)
+    u, sigma = torch.randn(2, 400), torch.tensor([0.05, 0.1])
+    gain = 0.05**2 / (0.05**2 + sigma**2)
+    torch.testing.assert_close(denoiser(u, sigma), gain[:, None] * u)
+
+
+def test_lips_are_dropped_at_the_given_rate():
+    seen = []
+
+    def denoise(u, sigma, lips, has_lips):
+        seen.append(has_lips)
+        return u
+
+    generator = torch.Generator().manual_seed(0)
+    config = DiffusionConfig(lips_dropout=0.2)
+    available = torch.arange(4000) % 4 != 0
+    training_loss(denoise, torch.zeros(4000, 8), torch.zeros(4000, 1, 6), available, config, generator)
+    assert not (seen[0] & ~available).any()
+    assert abs(seen[0][available].float().mean() - 0.8) < 0.03
+
+
+@pytest.mark.parametrize("form", ["extrapolate", "interpolate"])
+@pytest.mark.parametrize("weight", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("num_lips", [0, 2, 3])
+def test_guidance_in_one_call(form, weight, num_lips):
+    prior, calls = make_speech_prior(), []
+    prior.register_forward_hook(lambda module, args, output: calls.append(len(args[0])))
+    u, sigma = torch.randn(2, 3, 500) * 0.05, torch.tensor([0.05, 0.1])
+    lips = torch.randn(2, num_lips, 4, 6) if num_lips else None
+    result = guided_denoise(prior, u, sigma, lips, weight, form)
+    assert len(calls) == 1
+    conditional = 1 + weight if form == "extrapolate" else weight
+    branches = {0: 0, 1: 0}.get(conditional, num_lips)
+    assert calls[0] == 2 * (3 + branches)  # a branch without weight costs nothing
+    for k in range(3):
+        expected = prior(u[:, k], sigma)
+        if k < num_lips:
+            with_lips = prior(u[:, k], sigma, lips[:, k])
+            expected = conditional * with_lips + (1 - conditional) * expected
+        torch.testing.assert_close(result[:, k], expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [make_speech_prior, lambda: NoisePrior(INFO)])
+def test_prior_survives_the_disk(tmp_path, make):
+    prior = make()
+    save_prior(prior, tmp_path / "prior")
+    loaded = load_prior(tmp_path / "prior")
+    assert type(loaded) is type(prior) and loaded.info == INFO
+    u, sigma = torch.randn(2, 500), torch.tensor([0.1, 0.2])
+    torch.testing.assert_close(loaded(u, sigma), prior(u, sigma))
+
+
+def test_prior_errors_name_the_file(tmp_path):
+    with pytest.raises(DavssError, match="no prior here"):
+        load_prior(tmp_path)
+    save_prior(NoisePrior(INFO), tmp_path / "prior")
+    weights = tmp_path / "prior" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(DavssError, match=r"weights\.safetensors: does not fit"):
+        load_prior(tmp_path / "prior")
+    weights.unlink()
+    with pytest.raises(DavssError, match=r"weights\.safetensors: missing"):
+        load_prior(tmp_path / "prior")
+    (tmp_path / "prior" / "config.json").write_text("{")
+    with pytest.raises(DavssError, match=r"config\.json: not valid JSON"):
+        load_prior(tmp_path / "prior")
+
+
+def test_wrong_feature_size_is_named():
+    with pytest.raises(DavssError, match="features of size 5"):
+        make_speech_prior()(torch.zeros(1, 400), torch.ones(1), torch.zeros(1, 3, 5))

@@ -1,0 +1,106 @@
+"""Audio in and out: round trips, channels, rates, and every kind of bad file as one clear line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from davss.corpora.demo import write_mp4
+from davss.errors import DavssError
+from davss.media.audio import read_audio, require_sound, resample, write_audio
+
+RATE = 16_000
+
+
+def noise(seconds: float = 1.0, seed: int = 0) -> np.ndarray:
+    samples = np.random.default_rng(seed).standard_normal(round(seconds * RATE))
+    return (0.1 * samples).astype(np.float32)
+
+
+def clip(path: Path, audio: np.ndarray) -> Path:
+    frames = np.zeros((len(audio) // 640, 224, 224, 3), np.uint8)
+    write_mp4(path, frames, audio)
+    return path
+
+
+def test_float_wav_round_trip_is_exact(tmp_path: Path) -> None:
+    audio = 3 * noise()  # beyond full scale too
+    write_audio(tmp_path / "a" / "x.wav", audio, RATE)
+    read, rate = read_audio(tmp_path / "a" / "x.wav")
+    assert rate == RATE and read.dtype == np.float32
+    np.testing.assert_array_equal(read, audio)
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["x.wav"]
+
+
+def test_several_channels_are_written_and_the_first_is_read(tmp_path: Path) -> None:
+    audio = np.stack([noise(seed=1), noise(seed=2)])
+    write_audio(tmp_path / "x.wav", audio, RATE)
+    assert soundfile.info(tmp_path / "x.wav").channels == 2
+    np.testing.assert_array_equal(read_audio(tmp_path / "x.wav")[0], audio[0])
+
+
+def test_resampling_keeps_a_tone_and_its_level() -> None:
+    tone = np.sin(2 * np.pi * 440 * np.arange(RATE) / RATE).astype(np.float32)
+    half = resample(tone, RATE, 8000)
+    expected = np.sin(2 * np.pi * 440 * np.arange(8000) / 8000)
+    assert half.shape == (8000,)
+    assert np.abs(half - expected)[100:-100].max() < 0.01
+
+
+def test_audio_of_an_mp4_is_aligned_with_what_was_written(tmp_path: Path) -> None:
+    audio = np.zeros(3 * RATE, np.float32)
+    for start in (4000, 17_000, 30_000, 41_000):
+        audio[start : start + 400] = noise(seed=start)[:400]
+    read, rate = read_audio(clip(tmp_path / "x.mp4", audio))
+    assert rate == RATE and len(audio) <= len(read) < len(audio) + 2048
+    lags = np.arange(-40, 41)
+    match = [np.dot(np.roll(audio, lag), read[: len(audio)]) for lag in lags]
+    assert abs(lags[int(np.argmax(match))]) <= 1  # AAC priming is compensated: < 0.1 ms
+    assert read_audio(tmp_path / "x.mp4", 8000)[1] == 8000
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_non_finite_samples_are_refused(tmp_path: Path, value: float) -> None:
+    audio = noise()
+    audio[100] = value
+    with pytest.raises(DavssError, match="non-finite"):
+        write_audio(tmp_path / "x.wav", audio, RATE)
+    soundfile.write(tmp_path / "y.wav", audio, RATE, subtype="FLOAT")
+    with pytest.raises(DavssError, match="y.wav: audio has NaN or infinite samples"):
+        read_audio(tmp_path / "y.wav")
+    assert not (tmp_path / "x.wav").exists()
+
+
+def test_missing_empty_and_foreign_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DavssError, match="none.wav: no such file"):
+        read_audio(tmp_path / "none.wav")
+    for name, content, message in (
+        ("zero.wav", b"", "the file is empty"),
+        ("zero.mp4", b"", "the file is empty"),
+        ("text.wav", b"hello" * 100, "not a readable audio file"),
+        ("text.mp4", b"hello" * 100, "cannot decode its audio"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DavssError, match=message) as caught:
+            read_audio(tmp_path / name)
+        assert name in str(caught.value) and "\n" not in str(caught.value)
+    soundfile.write(tmp_path / "none.wav", np.zeros(0), RATE)
+    with pytest.raises(DavssError, match="holds no audio samples"):
+        read_audio(tmp_path / "none.wav")
+
+
+def test_a_truncated_mp4_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    whole = clip(tmp_path / "x.mp4", noise(2.0)).read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DavssError, match="cut.mp4: cannot decode its audio"):
+        read_audio(tmp_path / "cut.mp4")
+    assert capfd.readouterr().err == ""  # decord's own log stays silent
+
+
+def test_silence_is_told_apart() -> None:
+    require_sound(noise(), "x.wav")
+    with pytest.raises(DavssError, match="x.wav: audio is silent"):
+        require_sound(np.zeros(100, np.float32), "x.wav")

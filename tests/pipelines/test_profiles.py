@@ -1,0 +1,139 @@
+"""Profiles: params.yaml is the demo, the paper's is the defaults, slips are told by key."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from davss import config
+from davss.errors import DavssError
+from pipelines import run
+from pipelines.compose import CONF, SECTIONS, compose, main, validate
+
+ROOT = Path(__file__).parents[2]
+
+
+def composed(profile, *overrides):
+    return yaml.safe_load(compose(profile, overrides))
+
+
+def test_params_yaml_is_the_composed_demo():
+    assert (ROOT / "params.yaml").read_text() == compose("demo"), "run `make params`"
+
+
+def test_composition_is_that_of_dvc(tmp_path):
+    from dvc.utils.hydra import compose_and_dump
+
+    for profile in ("demo", "paper"):
+        out = tmp_path / f"{profile}.yaml"
+        compose_and_dump(out, str(CONF), None, "config", "", [f"profile={profile}"])
+        assert out.read_text() == compose(profile)
+
+
+@pytest.mark.parametrize("profile", ["demo", "paper"])
+def test_every_section_parses(profile):
+    params = composed(profile)
+    validate(params)
+    assert params["profile"] == profile
+    assert set(SECTIONS) - set(params) == ({"demo"} if profile == "paper" else set())
+    assert set(params["noise_priors"]) | set(params["conditions"]) <= set(params["corpora"])
+
+
+def test_the_paper_profile_is_the_dataclass_defaults():
+    params = composed("paper")
+    defaults = {"sampler": config.SamplerConfig, "mixtures": config.MixturesConfig}
+    defaults |= {"separation": config.SeparationConfig, "report": config.ReportConfig}
+    defaults |= {"speech_prior": config.PriorConfig}
+    for section, cls in defaults.items():
+        assert config.parse(cls, params[section], section) == cls(), section
+    assert params["noise_priors"] == ["wham", "dns"]
+    assert params["shards"] == config.to_dict(config.ShardsConfig(visual_encoder="braven"))
+    different = {
+        key for key, value in params["noise_prior"].items() if value != params["speech_prior"][key]
+    }
+    assert different == {"diffusion"}, "the noise prior differs in its levels only"
+
+
+def test_the_demo_names_every_key_of_every_section():
+    """A key left to its default would be unknown to `-S`."""
+    params = composed("demo")
+    for section in ("shards", "mixtures", "sampler", "separation", "report", "speech_prior"):
+        full = config.to_dict(config.parse(SECTIONS[section], params[section], section))
+        assert _keys(full) == _keys(params[section]), section
+
+
+@pytest.mark.parametrize("profile", ["demo", "paper"])
+def test_overrides_reach_both_profiles(profile):
+    params = composed(profile, "sampler.zeta=0.7", "noise_priors=[dns]")
+    assert params["sampler"]["zeta"] == 0.7
+    assert params["noise_priors"] == ["dns"]
+
+
+@pytest.mark.parametrize("override", ["sampler.zetta=1", "samplr.zeta=1", "+a b"])
+def test_an_override_of_no_key_names_it(override):
+    with pytest.raises(DavssError) as caught:
+        compose("demo", [override])
+    assert override.split("=")[0] in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("sampler.zeta=high", "key 'sampler.zeta' = 'high'"),
+        ("+sampler.zetta=1", "unknown key 'sampler.zetta'"),
+        ("+extra=1", "unknown key 'extra'"),
+        ("noise_priors=[wam]", "key 'noise_priors.0' = 'wam'"),
+        ("corpora.wham.root=3", "key 'corpora.wham.root' = 3"),
+    ],
+)
+def test_validation_names_the_key(override, message):
+    with pytest.raises(DavssError, match=message.replace("[", r"\[")):
+        validate(composed("demo", override))
+
+
+def test_compose_writes_and_checks(tmp_path):
+    params = tmp_path / "params.yaml"
+    main(["--params", str(params), "--profile", "paper", "sampler.zeta=0.7"])
+    assert yaml.safe_load(params.read_text())["sampler"]["zeta"] == 0.7
+    with pytest.raises(DavssError, match="make params"):
+        main(["--params", str(params), "--check"])
+    with pytest.raises(DavssError, match=r"sampler\.zeta"):
+        main(["--params", str(params), "sampler.zeta=high"])
+    assert "profile: paper" in params.read_text(), "nothing is written on an error"
+    assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+
+
+def test_a_stage_checks_the_whole_params_file(tmp_path):
+    """A slip in a section that the stage does not read stops it all the same."""
+    params = tmp_path / "params.yaml"
+    params.write_text(compose("demo").replace("zeta: 0.5", "zeta: high"))
+    command = [sys.executable, "-m", "pipelines.shards", "wham", "--params", str(params)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(f"error: {params}: key 'sampler.zeta' = 'high'")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("raised", "status"), [(DavssError("x: missing"), 2), (KeyboardInterrupt(), 130), (None, None)]
+)
+def test_run_leaves_with_the_status(raised, status, capsys):
+    def stage():
+        if raised is not None:
+            raise raised
+
+    if status is None:
+        run(stage, reads_params=False)
+        return
+    with pytest.raises(SystemExit) as caught:
+        run(stage, reads_params=False)
+    assert caught.value.code == status
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def _keys(node):
+    if not isinstance(node, dict):
+        return None
+    return {key: _keys(value) for key, value in node.items()}

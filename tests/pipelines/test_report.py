@@ -1,0 +1,46 @@
+"""Separate, score and report in a row on a tiny project."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas
+import pytest
+
+from davss.errors import DavssError
+from pipelines import report, score, separate
+
+
+@pytest.fixture
+def scored(project: Path, in_process: None) -> Path:
+    separate.main(["wham", "wham"])
+    score.main(["wham", "wham"])
+    folder = Path("data/training/speech")
+    folder.mkdir(parents=True)
+    (folder / "history.csv").write_text("samples_seen,train_loss,valid_loss\n10,1.0,1.1\n20,.9,1\n")
+    return project
+
+
+def test_stage_writes_page_metrics_and_plots(scored, capsys):
+    report.main([])
+    html = Path("report/index.html").read_text()
+    assert html.count("<audio") == 5 + 7 and "wham-k1-000" in html and "speech: loss" in html
+    assert "falls short" in html  # untrained priors
+    metrics = json.loads(Path("report/metrics.json").read_text())
+    assert metrics["wham"]["wham"]["speakers_2"]["mixtures"] == 2
+    sources = pandas.read_csv("report/plots/sources.csv")
+    assert len(sources) == 2 * 1 + 2 * 2 and sources.si_sdri.notna().all()
+    assert list(pandas.read_csv("report/plots/means.csv").num_speakers) == [1, 2]
+    said = capsys.readouterr().out
+    assert "wham prior, wham noise, 2 speakers: SI-SDRi -" in said and "index.html" in said
+
+
+def test_what_is_missing_is_named_with_the_stage_that_makes_it(scored):
+    Path("data/estimates/wham-wham.parquet").rename("aside")
+    with pytest.raises(DavssError, match="estimates/wham-wham.parquet: .*`dvc repro separate@wham"):
+        report.main([])
+    Path("data/scores/wham-wham.parquet").unlink()
+    with pytest.raises(DavssError, match="scores/wham-wham.parquet: .*`dvc repro score@wham-wham`"):
+        report.main([])
+    assert not Path("report").exists()

@@ -1,0 +1,84 @@
+"""One raw clip → one sample: alignment, levels, and why a clip is turned away."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from davss.config import ShardsConfig
+from davss.corpora import RawClip
+from davss.errors import DavssError
+from davss.shards import writer
+from davss.shards.contract import decode
+from davss.shards.writer import make_sample
+
+CONFIG = ShardsConfig(sample_rate=8000, min_seconds=1.0)
+TONE = 0.3 * np.sin(2 * np.pi * 440 * np.arange(64_000) / 16_000)
+
+
+class Encoder:
+    """Number of the frame as its only feature."""
+
+    dim = 1
+
+    def __call__(self, mouth):
+        return np.arange(len(mouth), dtype=np.float32)[:, None]
+
+
+def clip_of(folder: Path, audio, rate: int = 16_000, video: bool = False) -> RawClip:
+    path = folder / "a.wav"
+    soundfile.write(path, audio, rate, subtype="FLOAT")
+    return RawClip("train-a", "train", "id1", "dev/a.wav", path, path if video else None)
+
+
+def test_first_channel_resampled_without_offset(tmp_path):
+    stereo = np.stack([TONE + 0.2, np.zeros_like(TONE)], axis=1)
+    clip = decode(make_sample(clip_of(tmp_path, stereo), CONFIG, None))
+    assert (clip.sample_rate, len(clip.audio), clip.lips) == (8000, 32_000, None)
+    assert abs(clip.audio.mean()) < 1e-4
+    assert abs(clip.audio.std() - 0.3 / np.sqrt(2)) < 1e-3
+    assert abs(clip.meta["rms"] - clip.audio.std()) < 1e-4
+
+
+def test_loud_audio_is_scaled_not_clipped(tmp_path):
+    clip = decode(make_sample(clip_of(tmp_path, 10 * TONE), CONFIG, None))
+    spectrum = np.abs(np.fft.rfft(clip.audio)) ** 2
+    assert np.abs(clip.audio).max() > 0.99
+    assert spectrum[1760 - 20 : 1760 + 20].sum() / spectrum.sum() > 0.999
+
+
+@pytest.mark.parametrize(
+    ("frames", "samples", "kept"),
+    [(50, 32_000, 50), (50, 34_000, 50), (50, 31_500, 49), (49, 32_000, 49)],
+)
+def test_audio_is_cut_to_the_video(tmp_path, monkeypatch, frames, samples, kept):
+    monkeypatch.setattr(writer, "read_mouth", lambda clip: np.zeros((frames, 96, 96), np.uint8))
+    source = clip_of(tmp_path, TONE[:samples], video=True)
+    clip = decode(make_sample(source, CONFIG, Encoder()))
+    assert (len(clip.lips), len(clip.audio)) == (kept, kept * 320)
+
+
+@pytest.mark.parametrize("frames", [60, 40])
+def test_lips_of_another_length_are_refused(tmp_path, monkeypatch, frames):
+    monkeypatch.setattr(writer, "read_mouth", lambda clip: np.zeros((frames, 96, 96), np.uint8))
+    source = clip_of(tmp_path, TONE[:32_000], video=True)
+    with pytest.raises(DavssError, match=r"dev/a.wav: .* s of lips but 2.00 s of audio; cut both"):
+        make_sample(source, CONFIG, Encoder())
+
+
+@pytest.mark.parametrize(
+    ("audio", "message"),
+    [
+        (TONE[:8000], "0.50 s, shorter than 1 s"),
+        (np.zeros(32_000), "silent"),
+        (np.full(32_000, 0.5), "silent"),
+        (np.where(np.arange(32_000) == 9, np.nan, TONE[:32_000]), "NaN"),
+        (np.zeros(0), "no audio samples"),
+    ],
+)
+def test_unusable_audio(tmp_path, audio, message):
+    with pytest.raises(DavssError, match=message):
+        make_sample(clip_of(tmp_path, audio), CONFIG, None)

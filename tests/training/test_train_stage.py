@@ -1,0 +1,131 @@
+"""The stage as it is run: real processes, real shards, Ray Train."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas
+import psutil
+import pytest
+
+from davss.diffusion.prior import load_prior
+from davss.errors import DavssError
+from pipelines import train_prior
+from tests.training.conftest import write_corpus, write_params
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-m", "pipelines.train_prior"]
+
+
+def start(*arguments: str, **environment: str) -> subprocess.Popen:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    command = [*COMMAND, *arguments]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def kill_a_worker(stage: subprocess.Popen) -> None:
+    """Kill -9 one training worker as soon as the run has a checkpoint."""
+    deadline = time.monotonic() + 240
+    while not list(Path("storage/training").glob("*/checkpoints/checkpoint-*.pt")):
+        assert time.monotonic() < deadline and stage.poll() is None, stage.communicate()
+        time.sleep(0.05)
+    for process in psutil.Process(stage.pid).children(recursive=True):
+        if "RayTrainWorker" in " ".join(process.cmdline()):
+            os.kill(process.pid, signal.SIGKILL)
+            return
+    raise AssertionError("no training worker found")
+
+
+def test_two_workers_killed_then_one_worker_goes_on(project, monkeypatch):
+    write_corpus("voxceleb2", True, monkeypatch)
+    write_params(project, total_samples=400, validate_every=200, checkpoint_every=8)
+    stage = start("speech", DAVSS_NUM_WORKERS="2")
+    kill_a_worker(stage)
+    _, errors = stage.communicate(timeout=240)
+    assert stage.returncode == 2, errors
+    assert errors.splitlines()[-1].startswith("error: training of speech: a worker died")
+    assert not Path("data/priors/speech").exists()
+
+    stage = start("speech", DAVSS_NUM_WORKERS="1")
+    _, errors = stage.communicate(timeout=240)
+    assert stage.returncode == 0, errors
+    assert "speech goes on from " in errors and "speech 400/400 samples" in errors
+    check_outputs(total=400)
+    (priors := Path("data/priors/speech")).rename("elsewhere")
+    train_prior.main(["speech"])  # a finished run is only exported again
+    assert load_prior(priors).visual_encoder.dim == 6
+
+
+def check_outputs(total: int) -> None:
+    prior = load_prior("data/priors/speech")
+    assert prior.sample_rate == 8000 and prior.visual_encoder.dim == 6
+    assert prior.info.training["samples_seen"] == total
+    metrics = json.loads(Path("data/training/speech/metrics.json").read_text())
+    assert metrics["samples_seen"] == total and 0 < metrics["valid_loss"] < 2
+    history = pandas.read_csv("data/training/speech/history.csv")
+    assert history.samples_seen.tolist() == [200, 400]
+    wanted = {"train_loss", "grad_norm", "learning_rate", "valid_loss", "valid_loss_sigma_0.063"}
+    assert wanted <= set(history.columns)
+
+
+def test_a_workers_error_is_one_line(project, monkeypatch):
+    write_corpus("wham", False, monkeypatch)
+    for shard in Path("storage/shards/wham").glob("train-*.tar"):
+        shard.write_bytes(b"x" * shard.stat().st_size)  # the size still fits the manifest
+    stage = start("wham")
+    _, errors = stage.communicate(timeout=240)
+    assert stage.returncode == 2
+    assert errors.splitlines()[-1].startswith("error: ") and "not a readable shard" in errors
+    assert "Traceback" not in errors
+
+
+def test_dry_run(project, monkeypatch, capsys):
+    write_corpus("wham", False, monkeypatch)
+    train_prior.main(["wham", "--dry-run"])
+    shown = capsys.readouterr().out
+    assert "global batch:  4 clips" in shown and "steps:         8 (32 samples)" in shown
+    assert str(project / "storage/training/wham-") in shown
+
+
+def test_missing_manifests_name_their_stage(project):
+    with pytest.raises(DavssError, match=r"pipelines\.shards wham"):
+        train_prior.main(["wham"])
+
+
+def test_more_readers_than_shards(project, monkeypatch):
+    write_corpus("wham", False, monkeypatch)
+    write_params(project, loader_workers=3)
+    with pytest.raises(DavssError, match="2 shards for 3 loader workers"):
+        train_prior.main(["wham"])
+
+
+def test_indivisible_batch_and_bad_number_of_workers(project, monkeypatch):
+    write_corpus("wham", False, monkeypatch)
+    monkeypatch.setenv("DAVSS_NUM_WORKERS", "3")
+    with pytest.raises(DavssError, match="does not divide among 3 workers"):
+        train_prior.main(["wham"])
+    monkeypatch.setenv("DAVSS_NUM_WORKERS", "two")
+    with pytest.raises(DavssError, match="DAVSS_NUM_WORKERS=two"):
+        train_prior.main(["wham"])
+
+
+def test_features_of_another_encoder(project, monkeypatch):
+    write_corpus("voxceleb2", True, monkeypatch)
+    from davss.networks.eigenlips import Eigenlips
+    from tests.training.conftest import mouth
+
+    other = Eigenlips.fit([mouth(n) for n in range(4)], 5)
+    other.save(Path("data/shards/voxceleb2/eigenlips.safetensors"))
+    with pytest.raises(DavssError, match="gives 10 features a frame but the shards hold 6"):
+        train_prior.main(["speech"])
+
+
+def test_unknown_key(project, monkeypatch):
+    write_corpus("wham", False, monkeypatch)
+    write_params(project, learning_rat=1.0)
+    with pytest.raises(DavssError, match=r"noise_prior\.training\.learning_rat"):
+        train_prior.main(["wham"])
