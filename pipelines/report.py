@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> None:
     for group in groups:
         gain, margin = group.mean["si_sdri"], group.interval["si_sdri"]
         print(
-            f"{group.prior} prior, {group.condition} noise, {group.num_speakers} speakers: "
+            f"{group.prior} prior, {group.condition} noise, K = {group.num_speakers}: "
             f"SI-SDRi {gain:+.2f} ± {margin:.2f} dB over {group.mixtures} mixtures"
             + (f", {group.failed} failed" if group.failed else "")
         )

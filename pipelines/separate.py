@@ -14,10 +14,11 @@ import argparse
 import os
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from davss import config
 from davss.config import SamplerConfig, SeparationConfig, load_section
-from davss.diffusion.prior import load_prior
+from davss.diffusion.prior import NoisePrior, SpeechPrior, load_prior
 from davss.errors import DavssError
 from davss.evaluation.estimates import read_manifest
 from davss.evaluation.mixtures import render
@@ -65,10 +66,8 @@ def make_job(
     """
     storage = storage_root().resolve()
     folders = {name: Path("data/priors") / name for name in (SPEECH, prior)}
-    for name, folder in folders.items():
-        if not (folder / "config.json").is_file():
-            stage = "train_speech" if name == SPEECH else f"train_noise@{name}"
-            raise DavssError(f"{folder}: no trained prior there; make it with `dvc repro {stage}`")
+    speech_prior = read_prior(folders[SPEECH], SpeechPrior, "train_speech")
+    noise_prior = read_prior(folders[prior], NoisePrior, f"train_noise@{prior}")
     readers = [
         ShardReader(Path("data/shards") / corpus, storage, "test")
         for corpus in (SPEECH_CORPUS, condition)
@@ -78,13 +77,24 @@ def make_job(
     digest = config.digest(sampler, seed, mixtures, shards, [sha256(path) for path in files])
     return SeparationJob(
         render=partial(render, speech=readers[0], noise=readers[1]),
-        make_separator=partial(
-            Separator, load_prior(folders[SPEECH]), load_prior(folders[prior]), sampler=sampler
-        ),
+        make_separator=partial(Separator, speech_prior, noise_prior, sampler=sampler),
         storage=storage,
         folder=storage / "estimates" / digest,
         seed=seed,
     )
+
+
+Prior = TypeVar("Prior", SpeechPrior, NoisePrior)
+
+
+def read_prior(folder: Path, kind: type[Prior], stage: str) -> Prior:
+    """The prior in `folder`, which must be of the right kind; `stage` is what trains it."""
+    if not (folder / "config.json").is_file():
+        raise DavssError(f"{folder}: no trained prior there; make it with `dvc repro {stage}`")
+    prior = load_prior(folder)
+    if not isinstance(prior, kind):
+        raise DavssError(f"{folder}: holds a {prior.kind} prior, not a {kind.kind} prior; move it")
+    return prior
 
 
 def _num_actors() -> int | None:

@@ -1,5 +1,4 @@
-"""The files of one separated mixture, from the runner that writes them to the score and report
-that read them.
+"""The files of one separated mixture: the runner writes them, scores and report read them.
 
 KEY.wav (float32, channels speaker_1 … speaker_K, noise), KEY.trace.npz (how the sampler went) and
 KEY.json (what is known about it, with the wav's sha256), which is written last: a mixture is

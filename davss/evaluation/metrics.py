@@ -28,8 +28,7 @@ Signal = Tensor | np.ndarray
 
 
 def si_sdr(estimate: Tensor, reference: Tensor) -> Tensor:
-    """Scale-invariant signal-to-distortion ratio in dB after removing means: (..., T) × (..., T) →
-    (...).
+    """Scale-invariant signal-to-distortion ratio in dB, means removed: (..., T)² → (...).
 
     A silent (constant) reference gives NaN, because nothing could be right; a silent estimate of a
     reference that sounds gives −inf; an exact multiple of the reference gives a very high value,
@@ -55,8 +54,7 @@ def score(
     perceptual: bool = True,
     reasons: dict[str, str] | None = None,
 ) -> dict[str, float]:
-    """All `METRICS` of one estimate (T,) and of the unprocessed mixture (T,) against the reference
-    (T,).
+    """All `METRICS` of an estimate (T,) and of the mixture (T,) against the reference (T,).
 
     SI-SDR in dB (si_sdri is what separation adds), PESQ as MOS-LQO (wide-band at 16 kHz, narrow-
     band at 8 kHz), ESTOI in 0…1; `sample_rate` in Hz. A metric that does not exist for these
@@ -89,8 +87,7 @@ def score(
 
 
 def score_sources(estimates: np.ndarray, mixture: Mixture) -> list[dict[str, Any]]:
-    """One row per source of a separated mixture: estimates (K+1, T), the speakers first and the
-    noise last.
+    """One row per source of a separated mixture; estimates (K+1, T), the noise last.
 
     A row is `source` (speaker_1 … speaker_K, noise), `METRICS` and `error` (None, or why a metric
     is NaN); the noise has no PESQ and no ESTOI. Raises DavssError when the estimates do not fit

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas
@@ -43,7 +43,8 @@ class SeparationJob:
     seed: int = 0
 
 
-class Workers(NamedTuple):
+@dataclass(frozen=True)
+class Workers:
     """Actors, and the threads and GPUs of each."""
 
     count: int
@@ -98,36 +99,39 @@ def _separate_all(
     with ray_running(resources):
         import ray
         import ray.data
-        from ray.exceptions import ActorDiedError, OutOfMemoryError, WorkerCrashedError
 
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         workers = _plan_workers(ray.cluster_resources(), num_actors, cores)
         batches = batches_of(todo, batch_size, workers.count)
-        arguments = {"job": job, "rows": list(rows_of(todo)), "workers": workers}
-        dataset = ray.data.from_pandas(
-            [pandas.DataFrame({"key": keys}) for keys in batches]
-        ).map_batches(
+        blocks = [pandas.DataFrame({"key": keys}) for keys in batches]
+        dataset = ray.data.from_pandas(blocks).map_batches(
             SeparationActor,
             batch_size=None,  # a block is a batch
             batch_format="pandas",
             compute=ray.data.ActorPoolStrategy(size=min(workers.count, len(batches))),
-            fn_constructor_kwargs=arguments,
+            fn_constructor_kwargs={"job": job, "rows": list(rows_of(todo)), "workers": workers},
             num_cpus=1,
             num_gpus=workers.num_gpus,
         )
-        try:
-            for done in dataset.iter_batches(batch_size=None, batch_format="pandas"):
-                # Nothing but text and numbers crosses Ray's blocks: "" stands for None there.
-                yield from done.replace("", None).to_dict("records")
-        except (WorkerCrashedError, OutOfMemoryError, ActorDiedError) as error:
-            if "creation task" in str(error):
-                raise  # a defect in an actor's start, not a death: keep its stack trace
-            raise DavssError(
-                f"separation: an actor died ({type(error).__name__}); run the stage again to go "
-                "on, with a smaller separation.batch_size or DAVSS_NUM_ACTORS if memory ran out"
-            ) from error
+        yield from _rows_when_ready(dataset)
+
+
+def _rows_when_ready(dataset: Any) -> Iterator[dict[str, Any]]:
+    from ray.exceptions import ActorDiedError, OutOfMemoryError, WorkerCrashedError
+
+    try:
+        for done in dataset.iter_batches(batch_size=None, batch_format="pandas"):
+            # Nothing but text and numbers crosses Ray's blocks: "" stands for None there.
+            yield from done.replace("", None).to_dict("records")
+    except (WorkerCrashedError, OutOfMemoryError, ActorDiedError) as error:
+        if "creation task" in str(error):
+            raise  # a defect in an actor's start, not a death: keep its stack trace
+        raise DavssError(
+            f"separation: an actor died ({type(error).__name__}); run the stage again to go on, "
+            "with a smaller separation.batch_size or DAVSS_NUM_ACTORS if memory ran out"
+        ) from error
 
 
 def _plan_workers(resources: Mapping[str, float], num_actors: int | None, cores: int) -> Workers:

@@ -63,4 +63,5 @@ class FiLM(nn.Module):
 
 def modulate(h: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
     """(B, C, F, N) feature map, scaled and shifted per channel and frame."""
-    return (1 + gamma) * h + beta
+    # the layout of h stays: were γ the first factor, a channels-last network would fall out of it
+    return h * (1 + gamma) + beta

@@ -91,9 +91,10 @@ class AttentionBlock(nn.Module):
         self.NIN_3 = PointwiseLinear(channels, ZERO_INIT)  # output
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.GroupNorm_0(x).flatten(2).transpose(1, 2)
+        h = self.GroupNorm_0(x).permute(0, 2, 3, 1).flatten(1, 2)  # (B, F·N, C)
         h = F.scaled_dot_product_attention(self.NIN_0(h), self.NIN_1(h), self.NIN_2(h))
-        return (x + self.NIN_3(h).transpose(1, 2).reshape(x.shape)) * RESCALE
+        h = self.NIN_3(h).unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
+        return (x + h) * RESCALE
 
 
 class ResnetBlock(nn.Module):

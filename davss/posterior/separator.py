@@ -121,7 +121,12 @@ class Separator:
     def num_evaluations(self) -> int:
         """Calls of each prior's network that one separation takes."""
         corrections = self.sampler.num_steps - 1 if self.sampler.order == 2 else 0
-        return self.sampler.num_samples * (self.sampler.num_steps + corrections)
+        return self.num_draw_steps + self.sampler.num_samples * corrections
+
+    @property
+    def num_draw_steps(self) -> int:
+        """Steps of all draws of one separation: how often the callback is called."""
+        return self.sampler.num_samples * self.sampler.num_steps
 
     def denoiser(self, lips: Tensor | None, num_speakers: int) -> Denoise:
         """The denoiser of all sources, (u (B, M, T), sigma (B,)) → (B, M, T): one call of each

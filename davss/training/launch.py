@@ -35,9 +35,10 @@ class Resources:
 
 
 def plan_resources(num_workers: int | None = None) -> Resources:
-    """`num_workers`, or one per GPU, or one where there is no GPU; they share the cores."""
+    """`num_workers`, or one per GPU, or two where there is no GPU; they share the cores."""
     cores, gpus = len(os.sched_getaffinity(0)), torch.cuda.device_count()
-    workers = num_workers or max(gpus, 1)
+    # Two processes of one thread beat one of two threads, most of all on a busy machine.
+    workers = num_workers or gpus or min(cores, 2)
     return Resources(workers, max(cores // workers, 1), use_gpu=gpus > 0)
 
 

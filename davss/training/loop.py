@@ -81,7 +81,7 @@ def train(job: TrainingJob, worker: Worker = Worker()) -> None:  # noqa: B008 (f
     state = _restore(job, worker)
     objective: nn.Module = Objective(state.prior, job.config.diffusion)
     if worker.world_size > 1:
-        objective = DistributedDataParallel(objective, broadcast_buffers=False)
+        objective = DistributedDataParallel(objective)
     batches = job.training_batches(
         batch_size=batch_size,
         samples_seen=state.samples_seen,
@@ -147,7 +147,8 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 def _restore(job: TrainingJob, worker: Worker) -> TrainingState:
     """A new state, or the one of the newest checkpoint."""
     torch.manual_seed(job.seed)  # the same first weights in every worker
-    prior = job.build_prior().to(worker.device).train()
+    # channels-last convolutions are about a quarter faster, on the CPU and on tensor cores
+    prior = job.build_prior().to(worker.device, memory_format=torch.channels_last).train()
     optimiser = torch.optim.Adam(prior.parameters(), lr=0.0, betas=(0.9, 0.999))
     state = TrainingState(prior, optimiser, Ema(prior, job.config.training.ema_decay))
     saved = checkpoint.load_newest(job.checkpoints)

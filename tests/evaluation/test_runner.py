@@ -129,11 +129,11 @@ def test_batches_have_one_k_each_and_keep_all_actors_busy():
 
 def test_actors_follow_the_machine(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    assert runner._plan_workers({"CPU": 4}, None, 2) == (2, 1, 0)
-    assert runner._plan_workers({"CPU": 4}, 1, 2) == (1, 2, 0)
-    assert runner._plan_workers({"CPU": 16, "GPU": 4}, None, 16) == (4, 4, 1)
+    assert runner._plan_workers({"CPU": 4}, None, 2) == runner.Workers(2, 1, 0)
+    assert runner._plan_workers({"CPU": 4}, 1, 2) == runner.Workers(1, 2, 0)
+    assert runner._plan_workers({"CPU": 16, "GPU": 4}, None, 16) == runner.Workers(4, 4, 1)
     monkeypatch.setenv("RAY_ADDRESS", "auto")
-    assert runner._plan_workers({"CPU": 32}, None, 2) == (32, 1, 0)
+    assert runner._plan_workers({"CPU": 32}, None, 2) == runner.Workers(32, 1, 0)
 
 
 def test_residual_is_in_db_of_the_mixture():

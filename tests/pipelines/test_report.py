@@ -25,7 +25,7 @@ def scored(project: Path, in_process: None) -> Path:
 def test_stage_writes_page_metrics_and_plots(scored, capsys):
     report.main([])
     html = Path("report/index.html").read_text()
-    assert html.count("<audio") == 5 + 7 and "wham-k1-000" in html and "speech: loss" in html
+    assert html.count("<audio") == 5 + 7 and "wham-k1-000" in html and "speech prior: loss" in html
     assert "falls short" in html  # untrained priors
     metrics = json.loads(Path("report/metrics.json").read_text())
     assert metrics["wham"]["wham"]["speakers_2"]["mixtures"] == 2
@@ -33,7 +33,7 @@ def test_stage_writes_page_metrics_and_plots(scored, capsys):
     assert len(sources) == 2 * 1 + 2 * 2 and sources.si_sdri.notna().all()
     assert list(pandas.read_csv("report/plots/means.csv").num_speakers) == [1, 2]
     said = capsys.readouterr().out
-    assert "wham prior, wham noise, 2 speakers: SI-SDRi -" in said and "index.html" in said
+    assert "wham prior, wham noise, K = 2: SI-SDRi -" in said and "index.html" in said
 
 
 def test_what_is_missing_is_named_with_the_stage_that_makes_it(scored):

@@ -105,6 +105,13 @@ def test_what_is_missing_is_named_with_the_stage_that_makes_it(project, missing,
     assert "\n" not in str(caught.value) and not MANIFEST.exists()
 
 
+def test_a_prior_of_the_other_kind_is_refused(project):
+    shutil.rmtree("data/priors/wham")
+    shutil.copytree("data/priors/speech", "data/priors/wham")
+    with pytest.raises(DavssError, match="data/priors/wham: holds a speech prior"):
+        separate.main(["wham", "wham"])
+
+
 def test_a_wrong_number_of_actors_is_refused(project, monkeypatch):
     monkeypatch.setenv("DAVSS_NUM_ACTORS", "two")
     with pytest.raises(DavssError, match="DAVSS_NUM_ACTORS=two"):

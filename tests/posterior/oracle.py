@@ -7,7 +7,7 @@ Whatever a sampler claims can be checked against it.
 
 import torch
 
-LENGTH = 16_000
+LENGTH = 8_000
 SIGMA_DATA = 0.05
 
 
@@ -18,12 +18,12 @@ def spectra(length: int = LENGTH) -> torch.Tensor:
     f = torch.linspace(0, 1, length // 2 + 1, dtype=torch.float64)
     shapes = torch.stack(
         [
-            torch.exp(-(((f - 0.10) / 0.08) ** 2)) + 0.02,
-            torch.exp(-(((f - 0.35) / 0.15) ** 2)) + 0.02,
+            torch.exp(-(((f - 0.10) / 0.08) ** 2)) + 0.005,
+            torch.exp(-(((f - 0.35) / 0.13) ** 2)) + 0.005,
             torch.ones_like(f),
         ]
     )
-    levels = torch.tensor([0.05, 0.05, 0.02], dtype=torch.float64)
+    levels = torch.tensor([0.05, 0.05, 0.03], dtype=torch.float64)
     return shapes / shapes.mean(dim=1, keepdim=True) * levels[:, None] ** 2
 
 

@@ -8,7 +8,7 @@ from davss.config import SamplerConfig
 from davss.posterior import sample
 from tests.posterior import oracle
 
-RMS = torch.tensor([0.05, 0.05, 0.02], dtype=torch.float64)
+RMS = torch.tensor([0.05, 0.05, 0.03], dtype=torch.float64)
 
 
 def generators(*seeds):

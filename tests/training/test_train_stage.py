@@ -85,6 +85,7 @@ def test_a_workers_error_is_one_line(project, monkeypatch):
 
 def test_dry_run(project, monkeypatch, capsys):
     write_corpus("wham", False, monkeypatch)
+    monkeypatch.setenv("DAVSS_NUM_WORKERS", "1")
     train_prior.main(["wham", "--dry-run"])
     shown = capsys.readouterr().out
     assert "global batch:  4 clips" in shown and "steps:         8 (32 samples)" in shown
@@ -99,6 +100,7 @@ def test_missing_manifests_name_their_stage(project):
 def test_more_readers_than_shards(project, monkeypatch):
     write_corpus("wham", False, monkeypatch)
     write_params(project, loader_workers=3)
+    monkeypatch.setenv("DAVSS_NUM_WORKERS", "1")
     with pytest.raises(DavssError, match="2 shards for 3 loader workers"):
         train_prior.main(["wham"])
 

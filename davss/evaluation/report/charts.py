@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from html import escape
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -25,7 +26,7 @@ VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line"} | {
     colour: f"--series-{index + 1}" for index, colour in enumerate(SERIES)
 }
 MARKERS = ("o", "s", "^", "D", "v", "P")
-STYLE = {
+STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "font.size": 10.5,
     "axes.edgecolor": LINE,
@@ -62,7 +63,8 @@ class Chart:
 def chart(title: str, description: str, size: tuple[float, float] = (5.2, 3.2)) -> Iterator[Chart]:
     """Axes to draw on, titled `title`; `description` is what a screen reader says."""
     drawn = Chart()
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": description}):
+    style: Any = {**STYLE, "svg.hashsalt": description}
+    with matplotlib.rc_context(style):
         figure = Figure(figsize=size, layout="constrained")
         drawn.axes = figure.add_subplot()
         drawn.axes.set_title(title)
@@ -168,7 +170,9 @@ def training(history: pandas.DataFrame, name: str) -> list[str]:
     seen = history["samples_seen"] / 1000
     losses = [c for c in ("train_loss", "valid_loss") if c in history]
     last = ", ".join(f"{_spoken(c)} ends at {history[c].iloc[-1]:.3f}" for c in losses)
-    with chart(f"{name}: loss", f"Losses of the {name} prior during training: {last}") as total:
+    with chart(
+        f"{name} prior: loss", f"Losses of the {name} prior during training: {last}"
+    ) as total:
         for index, column in enumerate(losses):
             label = _spoken(column)
             total.axes.plot(seen, history[column], color=SERIES[index], label=label, marker=".")
@@ -179,7 +183,7 @@ def training(history: pandas.DataFrame, name: str) -> list[str]:
     if not bins:
         return [total.svg]
     text = f"Validation loss of the {name} prior by noise level during training"
-    with chart(f"{name}: validation loss by σ", text) as levels:
+    with chart(f"{name} prior: validation loss by σ", text) as levels:
         for index, column in enumerate(bins):
             colour, dash = SERIES[index % len(SERIES)], "-" if index < len(SERIES) else ":"
             label = f"σ = {column.removeprefix(prefix)}"

@@ -81,7 +81,7 @@ def build_page(results: Results) -> str:
         failed=sum(group.failed for group in results.groups),
         sets=sets,
         training=[
-            [Markup(svg) for svg in charts.training(history, name)]
+            [Markup(svg) for svg in charts.training(history, corpus(name))]
             for name, history in results.training.items()
         ],
         scale=[f"rgb({r} {g} {b})" for r, g, b in palette()[:: len(palette()) // 12].tolist()],

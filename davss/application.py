@@ -1,0 +1,130 @@
+"""`davss separate` behind its flags: files in, files out.
+
+Shapes: L speakers with lips · K speakers · T samples · V video frames · D visual feature size.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from davss.config import SamplerConfig, to_dict
+from davss.diffusion.prior import NoisePrior, SpeechPrior, load_prior
+from davss.errors import DavssError
+from davss.media.audio import CONTAINERS, read_audio, require_sound, write_audio
+from davss.media.mouth import MouthFinder
+from davss.media.video import read_video
+from davss.posterior.separator import VIDEO_RATE, Separator
+from davss.storage import publish
+
+LIPS_TOLERANCE = 5  # frames by which a face video may differ: containers pad to whole packets
+
+
+def separate_file(
+    recording: Path,
+    *,
+    lips: Sequence[Path],
+    num_speakers: int | None,
+    num_off_screen: int,
+    speech_prior: Path,
+    noise_prior: Path,
+    out: Path,
+    sampler: SamplerConfig,
+    seed: int = 0,
+    device: str | None = None,
+) -> dict[str, Any]:
+    """Separate one file and write the sources to the folder `out`; returns separation.json.
+
+    Everything is checked before the sampler starts, and nothing is written unless it succeeds.
+    Raises DavssError naming the file or flag that is wrong.
+    """
+    lips, total = plan_speakers(recording, lips, num_speakers, num_off_screen)
+    speech, noise = load_pair(speech_prior, noise_prior)
+    audio, sample_rate = read_audio(recording)
+    require_sound(audio, recording)
+    seconds = len(audio) / sample_rate
+    features = [read_lips(path, speech, seconds) for path in lips]
+    separator = Separator(speech, noise, sampler, device)
+
+    with tqdm(total=separator.num_draw_steps, unit="step", desc=str(recording)) as bar:
+        result = separator(
+            torch.from_numpy(audio)[None],
+            torch.from_numpy(np.stack(features))[None] if features else None,
+            num_speakers=total,
+            sample_rate=sample_rate,
+            keys=[recording.stem],
+            seed=seed,
+            callback=lambda step: bar.update(),
+        )
+    if result.errors[0]:
+        raise DavssError(result.errors[0])
+    sources = {f"speaker_{k + 1}.wav": s for k, s in enumerate(result.speech[0])}
+    sources["noise.wav"] = result.noise[0]
+    report = {
+        "input": str(recording),
+        "lips": [str(path) for path in lips],
+        "num_speakers": total,
+        "speech_prior": str(speech_prior),
+        "noise_prior": str(noise_prior),
+        "sample_rate": sample_rate,
+        "prior_sample_rate": separator.sample_rate,
+        "seconds": seconds,
+        "seed": seed,
+        "sampler": to_dict(sampler),
+        "evaluations": result.num_evaluations,
+        "files": list(sources),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    for name, source in sources.items():
+        write_audio(out / name, source.numpy(), sample_rate)
+    with publish(out / "separation.json") as temporary:
+        temporary.write_text(json.dumps(report, indent=2) + "\n")
+    return report
+
+
+def plan_speakers(
+    recording: Path, lips: Sequence[Path], num_speakers: int | None, num_off_screen: int
+) -> tuple[list[Path], int]:
+    """Face videos, and the number of speakers with or without one."""
+    if num_off_screen < 0 or (num_speakers is not None and num_speakers < 0):
+        raise DavssError("--speakers, --off-screen: give a number of speakers, 0 or more")
+    if not lips and num_speakers is None:
+        if recording.suffix.lower() in CONTAINERS - {".m4a", ".aac"}:
+            lips = [recording]
+        elif num_off_screen == 0:
+            num_speakers = 1
+    if lips and num_speakers not in (None, len(lips)):
+        raise DavssError(
+            f"--speakers {num_speakers}: {len(lips)} --lips were given; for more speakers than "
+            f"faces use --off-screen"
+        )
+    seen = len(lips) if lips else (num_speakers or 0)
+    return list(lips), seen + num_off_screen
+
+
+def load_pair(speech_prior: Path, noise_prior: Path) -> tuple[SpeechPrior, NoisePrior]:
+    """Both priors, each of the right kind."""
+    speech, noise = load_prior(speech_prior), load_prior(noise_prior)
+    if not isinstance(speech, SpeechPrior):
+        raise DavssError(f"--speech-prior {speech_prior}: this is a noise prior; swap the two")
+    if not isinstance(noise, NoisePrior):
+        raise DavssError(f"--noise-prior {noise_prior}: this is a speech prior; swap the two")
+    return speech, noise
+
+
+def read_lips(path: Path, prior: SpeechPrior, seconds: float) -> np.ndarray:
+    """Lip features (V, D) of a face video, fitted to a recording of `seconds`."""
+    frames = read_video(path).frames
+    needed = round(seconds * VIDEO_RATE)
+    if abs(len(frames) - needed) > LIPS_TOLERANCE:
+        raise DavssError(
+            f"{path}: {len(frames) / VIDEO_RATE:.2f} s of video, the recording lasts "
+            f"{seconds:.2f} s; cut both to the same stretch"
+        )
+    features = prior.visual_encoder(MouthFinder()(frames, str(path)).crops)
+    features = features[:needed]
+    return np.pad(features, ((0, needed - len(features)), (0, 0)), mode="edge")
