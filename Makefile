@@ -54,6 +54,6 @@ browser: # the report page is tested in a headless Chromium
 	  && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium; then :; \
 	else echo "no Chromium on the PATH: the test of the report page will be skipped"; fi
 
-clean: ## remove what the stages wrote and the caches (not .venv, not the DVC cache)
-	rm -rf data report storage wandb build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+clean: ## remove what the stages wrote and the caches (not data/raw, .venv or the DVC cache)
+	rm -rf data/demo data/shards data/mixtures data/priors data/training data/estimates data/scores report storage wandb build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -16,9 +16,9 @@ from davss.errors import DavssError
 
 SAMPLER_HELP = {
     "num_steps": "noise levels; each costs one call of both networks",
-    "zeta": "step size of the likelihood, in standard deviations",
+    "zeta": "pull of the likelihood: it moves a source by an RMS of zeta times the change of sigma",
     "guidance_weight": "strength of the lips; 0 is the plain conditional model, at half the cost",
-    "sigma_max": "noise level to begin at, in units of a signal of RMS 0.05",
+    "sigma_max": "noise level to begin at, for signals of RMS 0.05",
     "sigma_min": "last noise level",
     "rho": "curvature of the noise levels",
     "s_churn": "noise put back in, spread over all steps; 10 to 30 calibrates the posterior",

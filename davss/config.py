@@ -31,7 +31,7 @@ _settings = dataclass(
 
 @_settings
 class SamplerConfig:
-    """How sources are sampled from the posterior (method.md §4; paper values are the defaults)."""
+    """How sources are sampled (docs/method.md §4); the defaults are the paper's."""
 
     name: Literal["dps"] = "dps"
     num_steps: Count = 400
@@ -51,7 +51,7 @@ class SamplerConfig:
 
 @_settings
 class NetworkConfig:
-    """NCSN++M and its STFT front end (method.md §7)."""
+    """NCSN++M and its STFT front end (docs/method.md §7)."""
 
     nf: Count = 128
     ch_mult: tuple[int, ...] = (1, 2, 2, 2)
@@ -62,7 +62,7 @@ class NetworkConfig:
 
 @_settings
 class DiffusionConfig:
-    """Noise levels and levels of signals in training (method.md §2)."""
+    """Noise levels and levels of signals in training (docs/method.md §2)."""
 
     sigma_data: Positive = 0.05
     sigma_min: Positive = 1e-5
@@ -138,7 +138,7 @@ class ShardsConfig:
 
 @_settings
 class MixturesConfig:
-    """The evaluation mixtures of one condition (method.md §10)."""
+    """The evaluation mixtures of one condition (docs/method.md §10)."""
 
     num_speakers: tuple[Count, ...] = (1, 2, 3)
     per_num_speakers: Count = 1000

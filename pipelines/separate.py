@@ -18,17 +18,27 @@ from typing import TypeVar
 
 from davss import config
 from davss.config import SamplerConfig, SeparationConfig, load_section
+from davss.diffusion import denoiser, guidance, schedule
+from davss.diffusion import prior as prior_module
 from davss.diffusion.prior import NoisePrior, SpeechPrior, load_prior
 from davss.errors import DavssError
+from davss.evaluation import mixtures as mixtures_module
 from davss.evaluation.estimates import read_manifest
 from davss.evaluation.mixtures import render
 from davss.evaluation.runner import SeparationJob, run_separation
+from davss.networks import film, layers, ncsnpp
+from davss.posterior import dps, likelihood, separator
 from davss.posterior.separator import Separator
 from davss.shards.reader import ShardReader
-from davss.storage import publish, sha256, storage_root
+from davss.storage import code_digests, publish, sha256, storage_root
 from pipelines import run
 
 SPEECH, SPEECH_CORPUS = "speech", "voxceleb2"
+# Estimates of other code are other estimates; dvc.yaml lists these files.
+_CODE = (
+    *(denoiser, guidance, prior_module, schedule, film, layers, ncsnpp),
+    *(dps, likelihood, separator, mixtures_module),
+)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -74,7 +84,8 @@ def make_job(
     ]
     files = [path for folder in folders.values() for path in sorted(folder.iterdir())]
     shards = [sorted(set(reader.clips.shard)) for reader in readers]
-    digest = config.digest(sampler, seed, mixtures, shards, [sha256(path) for path in files])
+    inputs = [mixtures, shards, [sha256(path) for path in files]]
+    digest = config.digest(sampler, seed, inputs, code_digests(_CODE))
     return SeparationJob(
         render=partial(render, speech=readers[0], noise=readers[1]),
         make_separator=partial(Separator, speech_prior, noise_prior, sampler=sampler),

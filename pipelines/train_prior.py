@@ -32,7 +32,7 @@ from davss.networks.eigenlips import Eigenlips
 from davss.shards import loader
 from davss.shards.loader import training_loader, training_shards
 from davss.shards.reader import ShardReader
-from davss.storage import publish, sha256, storage_root
+from davss.storage import code_digests, publish, sha256, storage_root
 from davss.training import checkpoint, ema, launch, loop, tracking
 from davss.training.job import TrainingJob
 from davss.training.validation import load_clips
@@ -92,7 +92,7 @@ def make_job(name: str, params: Path, resources: launch.Resources, mode: str) ->
         "sample_rate": sample_rate,
         **config.to_dict(prior_config),
         "data": _data_digests(manifests, encoder),
-        "code": config.digest([sha256(Path(str(module.__file__))) for module in _CODE]),
+        "code": config.digest(code_digests(_CODE)),
     }
     run_id = config.digest(settings)
     return TrainingJob(

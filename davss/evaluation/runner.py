@@ -23,7 +23,6 @@ from tqdm import tqdm
 from davss.errors import DavssError
 from davss.evaluation.estimates import COLUMNS, TRACE, finished, write_estimate
 from davss.evaluation.mixtures import Mixture, rows_of
-from davss.training.launch import Resources, ray_running
 
 log = logging.getLogger(__name__)
 
@@ -91,12 +90,10 @@ def _separate_all(
 ) -> Iterator[dict[str, Any]]:
     """Rows in the order in which they are ready."""
     cores = len(os.sched_getaffinity(0))
-    local = num_actors or torch.cuda.device_count() or cores
-    resources = Resources(local, max(cores // local, 1), torch.cuda.is_available())
     # Ray's core calls every actor whose arguments are large an error; they live as long as the
     # driver.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    with ray_running(resources):
+    with ray_running(max(cores, num_actors or 1)):
         import ray
         import ray.data
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -29,10 +28,11 @@ from davss.errors import DavssError
 from davss.media import audio, decoding, mouth, video
 from davss.networks import eigenlips
 from davss.networks.eigenlips import Eigenlips
+from davss.ray_session import ray_running
 from davss.shards import contract, writer
 from davss.shards.contract import FPS
 from davss.shards.writer import ShardResult, read_mouth, write_manifests, write_shard
-from davss.storage import publish, sha256
+from davss.storage import code_digests, publish, sha256
 
 # Shards made by other code are made again; the manifests change only if the shards do.
 _CODE = (audio, decoding, mouth, video, eigenlips, contract, writer)
@@ -46,19 +46,18 @@ def build_shards(
 
     Clips that cannot be used are listed in rejects.parquet; DavssError when no clip is left.
     """
-    if config.visual_encoder == "braven":
+    clips = _unique(clips)
+    if config.visual_encoder == "braven" and any(clip.video for clip in clips):
         raise DavssError(
             "shards.visual_encoder: BRAVEn features are not built yet; set it to eigenlips"
         )
     contract.samples_per_frame(config.sample_rate)
-    clips = _unique(clips)
     source_digest = _source_digest(clips)
-    code = [sha256(Path(str(module.__file__))) for module in _CODE]
     folder = f"shards/{corpus}"
-    notes = storage / folder / f"build-{digest(config, source_digest, code)}"
-    _start_ray()
-    encoder = _encoder(clips, config, notes)
-    results = _shards(_plan(clips, config, encoder), folder, storage, notes, config, encoder)
+    notes = storage / folder / f"build-{digest(config, source_digest, code_digests(_CODE))}"
+    with ray_running(len(os.sched_getaffinity(0))):
+        encoder = _encoder(clips, config, notes)
+        results = _shards(_plan(clips, config, encoder), folder, storage, notes, config, encoder)
     _refuse_nothing(corpus, results)
     with publish(manifest_dir) as temporary:
         temporary.mkdir()
@@ -91,15 +90,6 @@ def _source_digest(clips: list[RawClip]) -> str:
         for clip in clips
     ]
     return digest(facts)
-
-
-def _start_ray() -> None:
-    if ray.is_initialized():
-        return
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False)
-    else:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
 
 
 def _map(function: Callable, arguments: list[tuple], description: str) -> Iterator[Any]:

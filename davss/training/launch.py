@@ -6,20 +6,18 @@ resumes from its own checkpoints instead, so Ray's folder is emptied before ever
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from davss.errors import DavssError
+from davss.ray_session import ray_running
 from davss.training import checkpoint
 from davss.training.job import TrainingJob, Worker
 from davss.training.progress import shown
@@ -53,7 +51,7 @@ def launch(job: TrainingJob, resources: Resources) -> None:
 
     shutil.rmtree(job.state / "ray", ignore_errors=True)
     print(f"{job.name} starts on {_describe(resources)}", file=sys.stderr, flush=True)
-    with ray_running(resources), shown(job.log_file):
+    with ray_running(resources.num_workers * resources.threads), shown(job.log_file):
         trainer = TorchTrainer(
             _work,
             train_loop_config={"job": job, "threads": resources.threads},
@@ -119,30 +117,3 @@ def _cause(error: Exception, job: TrainingJob) -> Exception:
         )
     traces = "\n".join(str(failure) for failure in failures) or str(error)
     return RuntimeError(f"training of {job.name} failed:\n{traces}")
-
-
-@contextmanager
-def ray_running(resources: Resources) -> Iterator[None]:
-    """Ray while the block runs: the one at work, that of RAY_ADDRESS, or a small local one."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    if "RAY_ADDRESS" in os.environ:
-        ray.init(logging_level=logging.ERROR, log_to_driver=False)
-    else:
-        ray.init(
-            address="local",
-            num_cpus=resources.num_workers * resources.threads,
-            object_store_memory=200_000_000,
-            include_dashboard=False,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
-    try:
-        yield
-    finally:
-        ray.shutdown()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import netrc
+import os
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -88,7 +89,7 @@ class Tracker:
         quiet = wandb.Settings(console="off", silent=True, init_timeout=30, x_disable_meta=False)
         self._wandb = wandb
         self._run: Any = wandb.init(
-            project=PROJECT,
+            project=os.environ.get("WANDB_PROJECT", PROJECT),
             id=config.run_id,
             name=config.name,
             resume="allow",

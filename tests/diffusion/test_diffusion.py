@@ -1,29 +1,15 @@
 """Preconditioning, loss and guidance against their definitions; priors on disk."""
 
-import numpy as np
 import pytest
 import torch
 
-from davss.config import DiffusionConfig, NetworkConfig
+from davss.config import DiffusionConfig
 from davss.diffusion.denoiser import Denoiser, c_out, c_skip
 from davss.diffusion.guidance import guided_denoise
 from davss.diffusion.loss import denoising_loss, training_loss
-from davss.diffusion.prior import NoisePrior, PriorInfo, SpeechPrior, load_prior, save_prior
+from davss.diffusion.prior import load_prior, save_prior
 from davss.errors import DavssError
-from davss.networks.eigenlips import Eigenlips
-
-NETWORK = NetworkConfig(nf=8, ch_mult=(1, 2), n_fft=62, hop_length=32)
-INFO = PriorInfo(8000, NETWORK, DiffusionConfig(), {"samples_seen": 12})
-
-
-def make_speech_prior() -> SpeechPrior:
-    torch.manual_seed(0)
-    encoder = Eigenlips(np.eye(1024, 3, dtype=np.float32), np.ones(6, np.float32))
-    prior = SpeechPrior(INFO, encoder)
-    for parameter in prior.network.parameters():
-        if parameter.requires_grad and parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=0.1)
-    return prior
+from tests.priors import INFO, make_noise_prior, make_speech_prior
 
 
 def test_loss_is_the_networks_regression_error():
@@ -57,7 +43,8 @@ def test_lips_are_dropped_at_the_given_rate():
     generator = torch.Generator().manual_seed(0)
     config = DiffusionConfig(lips_dropout=0.2)
     available = torch.arange(4000) % 4 != 0
-    training_loss(denoise, torch.zeros(4000, 8), torch.zeros(4000, 1, 6), available, config, generator)
+    clean, lips = torch.zeros(4000, 8), torch.zeros(4000, 1, 6)
+    training_loss(denoise, clean, lips, available, config, generator)
     assert not (seen[0] & ~available).any()
     assert abs(seen[0][available].float().mean() - 0.8) < 0.03
 
@@ -83,7 +70,7 @@ def test_guidance_in_one_call(form, weight, num_lips):
         torch.testing.assert_close(result[:, k], expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("make", [make_speech_prior, lambda: NoisePrior(INFO)])
+@pytest.mark.parametrize("make", [make_speech_prior, make_noise_prior])
 def test_prior_survives_the_disk(tmp_path, make):
     prior = make()
     save_prior(prior, tmp_path / "prior")
@@ -96,7 +83,7 @@ def test_prior_survives_the_disk(tmp_path, make):
 def test_prior_errors_name_the_file(tmp_path):
     with pytest.raises(DavssError, match="no prior here"):
         load_prior(tmp_path)
-    save_prior(NoisePrior(INFO), tmp_path / "prior")
+    save_prior(make_noise_prior(), tmp_path / "prior")
     weights = tmp_path / "prior" / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(DavssError, match=r"weights\.safetensors: does not fit"):

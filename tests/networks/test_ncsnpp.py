@@ -29,9 +29,7 @@ def test_agrees_with_public_implementation(public_weights):
     assert error < 1e-5  # the golden output is float32
 
 
-@pytest.mark.parametrize(
-    ("nf", "millions"), [(128, 27.736590), (64, 6.95), (32, 1.75), (16, 0.44)]
-)
+@pytest.mark.parametrize(("nf", "millions"), [(128, 27.736590), (64, 6.95), (32, 1.75), (16, 0.44)])
 def test_number_of_parameters(nf, millions):
     with torch.device("meta"):
         count = sum(p.numel() for p in NCSNpp(nf=nf).parameters())
