@@ -7,11 +7,10 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from davss.config import SamplerConfig, parse
+from davss.config import SamplerConfig, parse, to_dict
 from davss.errors import DavssError
 
 SAMPLER_HELP = {
@@ -84,7 +83,7 @@ def _add_separate(commands: Any) -> None:
     add("--seed", type=int, default=0, help="random seed")
     add("--device", help="cpu, cuda, cuda:1 …; by default the GPU if there is one")
     group = command.add_argument_group("sampler (Algorithm 1 of DAVSS-NM; the paper's defaults)")
-    defaults = {field.name: field.default for field in fields(SamplerConfig)}
+    defaults = to_dict(SamplerConfig())
     for name, text in SAMPLER_HELP.items():
         kind = type(defaults[name])
         flag = "--" + name.replace("_", "-")

@@ -23,9 +23,9 @@ def guided_denoise(
     A branch whose coefficient is zero is not computed.
     """
     conditional = 1 + weight if form == "extrapolate" else weight
-    num_lips = lips.shape[1] if lips is not None and conditional != 0 else 0
-    if num_lips == 0:
+    if lips is None or conditional == 0:
         return prior(u.flatten(0, 1), sigma.repeat_interleave(u.shape[1])).view_as(u)
+    num_lips = lips.shape[1]
     seen = u[:, :num_lips]
     unseen = u[:, num_lips:] if conditional == 1 else u
     both = torch.cat([seen.flatten(0, 1), unseen.flatten(0, 1)])

@@ -125,6 +125,7 @@ def load_prior(path: str | Path) -> SpeechPrior | NoisePrior:
         parse(DiffusionConfig, config["diffusion"], f"{path}/config.json: diffusion"),
         config.get("training", {}),
     )
+    prior: SpeechPrior | NoisePrior
     if config["kind"] == SpeechPrior.kind:
         prior = SpeechPrior(info, Eigenlips.load(path / VISUAL_ENCODER_FILE))
     else:

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from davss.errors import DavssError
 from davss.evaluation.estimates import COLUMNS, TRACE, finished, write_estimate
 from davss.evaluation.mixtures import Mixture, rows_of
+from davss.ray_session import ray_running
 
 log = logging.getLogger(__name__)
 

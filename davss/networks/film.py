@@ -28,9 +28,8 @@ class FiLM(nn.Module):
         self.norm = nn.LayerNorm(lips_dim)
         self.project = nn.Linear(lips_dim, HIDDEN)
         self.sites = nn.ModuleList(nn.Conv1d(HIDDEN, 2 * c, 1) for c in channels)
-        for site in self.sites:
-            nn.init.zeros_(site.weight)
-            nn.init.zeros_(site.bias)
+        for parameter in self.sites.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(
         self, lips: Tensor | None, has_lips: Tensor | None, batch: int, frames: int, padded: int

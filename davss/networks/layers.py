@@ -8,6 +8,7 @@ Shapes: B batch · C channels · F bins · N frames · E embedding size.
 """
 
 import math
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,9 @@ ZERO_INIT = (
 RESCALE = 1 / math.sqrt(2)  # keeps the variance of a sum of two branches
 
 
+Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
+
+
 def fan_avg_uniform_(weight: Tensor, scale: float = 1.0) -> Tensor:
     """DDPM's initialiser: uniform with variance scale / mean(fan_in, fan_out)."""
     return nn.init.xavier_uniform_(weight, gain=math.sqrt(scale))
@@ -26,17 +30,18 @@ def fan_avg_uniform_(weight: Tensor, scale: float = 1.0) -> Tensor:
 
 def conv(c_in: int, c_out: int, kernel: int, scale: float = 1.0) -> nn.Conv2d:
     """Convolution of the same output size, DDPM-initialised."""
-    layer = nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2)
-    fan_avg_uniform_(layer.weight, scale)
-    nn.init.zeros_(layer.bias)
-    return layer
+    return _initialise(nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2), scale)
 
 
 def linear(c_in: int, c_out: int) -> nn.Linear:
     """Fully connected layer, DDPM-initialised."""
-    layer = nn.Linear(c_in, c_out)
-    fan_avg_uniform_(layer.weight)
-    nn.init.zeros_(layer.bias)
+    return _initialise(nn.Linear(c_in, c_out))
+
+
+def _initialise(layer: Layer, scale: float = 1.0) -> Layer:
+    fan_avg_uniform_(layer.weight, scale)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
     return layer
 
 

@@ -46,6 +46,7 @@ class NCSNpp(nn.Module):
                 f"network.n_fft = {n_fft}: {len(ch_mult)} levels need n_fft/2 + 1 to be a multiple "
                 f"of {2 ** (self.num_levels - 1)}; 254 and 510 are"
             )
+        self.window: Tensor
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
         channels = [nf * m for m in ch_mult]
         self.all_modules = nn.ModuleList(self._embedding(nf, fourier_scale))

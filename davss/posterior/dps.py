@@ -56,11 +56,11 @@ def sample(
     float64; generators: one CPU generator per item, so that an item's result depends on no other
     item. A diverged item is non-finite, the others are not touched.
     """
-    samples = (
+    draws = [
         sample_once(denoise, mixture, num_sources, config, generators, callback)
         for _ in range(config.num_samples)
-    )
-    return sum(samples) / config.num_samples
+    ]
+    return torch.stack(draws).mean(dim=0)
 
 
 def sample_once(

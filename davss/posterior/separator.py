@@ -58,9 +58,10 @@ class Separator:
         default = "cuda" if torch.cuda.is_available() else "cpu"
         self.device = torch.device(device or default)
         # channels-last convolutions are about a quarter faster, see benchmarks/
-        layout = {"device": self.device, "memory_format": torch.channels_last}
-        self.speech_prior = speech_prior.to(**layout).eval().requires_grad_(False)
-        self.noise_prior = noise_prior.to(**layout).eval().requires_grad_(False)
+        for prior in (speech_prior, noise_prior):
+            prior.to(self.device).to(memory_format=torch.channels_last)
+            prior.eval().requires_grad_(False)
+        self.speech_prior, self.noise_prior = speech_prior, noise_prior
         self.sampler = sampler or SamplerConfig()
         self.sample_rate = speech_prior.sample_rate
 
@@ -154,8 +155,8 @@ class Trace:
 
     def __call__(self, step: Step) -> None:
         if len(self.steps) < self.num_steps:
-            moves = (step.likelihood, step.prior_step, step.likelihood_step)
-            self.steps.append((step.sigma, *(move.cpu() for move in moves)))
+            likelihood, move, pull = step.likelihood, step.prior_step, step.likelihood_step
+            self.steps.append((step.sigma, likelihood.cpu(), move.cpu(), pull.cpu()))
         finite = torch.isfinite(step.denoised).flatten(1).all(dim=1).tolist()
         for item in (b for b, good in enumerate(finite) if not good):
             self.diverged.setdefault(item, (step.step, step.sigma))

@@ -148,7 +148,7 @@ def _restore(job: TrainingJob, worker: Worker) -> TrainingState:
     """A new state, or the one of the newest checkpoint."""
     torch.manual_seed(job.seed)  # the same first weights in every worker
     # channels-last convolutions are about a quarter faster, on the CPU and on tensor cores
-    prior = job.build_prior().to(worker.device, memory_format=torch.channels_last).train()
+    prior = job.build_prior().train().to(worker.device).to(memory_format=torch.channels_last)
     optimiser = torch.optim.Adam(prior.parameters(), lr=0.0, betas=(0.9, 0.999))
     state = TrainingState(prior, optimiser, Ema(prior, job.config.training.ema_decay))
     saved = checkpoint.load_newest(job.checkpoints)
