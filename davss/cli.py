@@ -5,13 +5,12 @@ Bad input ends with one line on stderr and exit status 2; Ctrl-C with 130.
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from davss.config import SamplerConfig, parse, to_dict
-from davss.errors import DavssError
+from davss.errors import DavssError, ending_in_one_line
 
 SAMPLER_HELP = {
     "num_steps": "noise levels; each costs one call of both networks",
@@ -29,14 +28,8 @@ SAMPLER_HELP = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the command `davss`."""
     arguments = build_parser().parse_args(argv)
-    try:
+    with ending_in_one_line():
         arguments.run(arguments)
-    except DavssError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -1,9 +1,25 @@
-"""The one exception users see: a sentence that names the file or key and says how to mend it."""
+"""The one exception users see, and how programs end with it."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class DavssError(Exception):
-    """Bad input or a missing piece, told in the user's terms.
+    """Bad input or a missing piece: a sentence naming the file or key, and how to mend it.
 
-    The command line and the pipeline stages print the message as one line and exit with status 2;
-    every other exception is a defect of davss and keeps its stack trace.
+    Every other exception is a defect of davss and keeps its stack trace.
     """
+
+
+@contextmanager
+def ending_in_one_line() -> Iterator[None]:
+    """Exit with one line and status 2 for what the user can mend, with 130 on Ctrl-C."""
+    try:
+        yield
+    except DavssError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from davss.errors import DavssError
+from davss.errors import ending_in_one_line
 
 
 def run(main: Callable[[], None], *, reads_params: bool = True) -> None:
@@ -15,13 +15,7 @@ def run(main: Callable[[], None], *, reads_params: bool = True) -> None:
     """
     from pipelines.compose import check_argv
 
-    try:
+    with ending_in_one_line():
         if reads_params:
             check_argv(sys.argv[1:])
         main()
-    except DavssError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
