@@ -17,7 +17,7 @@ from torch import Tensor
 
 from davss.config import SamplerConfig
 from davss.diffusion.schedule import sigma_schedule
-from davss.posterior.likelihood import compressed_distance, compressed_stft
+from davss.posterior.likelihood import compressed_stft, value_and_gradient
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 
@@ -118,11 +118,9 @@ def estimate(
     levels = torch.full((len(u),), sigma, dtype=u.dtype, device=u.device)
     with torch.enable_grad():
         denoised = denoise(u, levels)
-        total = denoised.detach().sum(dim=1).requires_grad_(True)
-        likelihood = compressed_distance(target, total, compression)
-        (v,) = torch.autograd.grad(likelihood.sum(), total)
-        (gradient,) = torch.autograd.grad(denoised, u, v[:, None].expand_as(denoised))
-    return denoised.detach(), likelihood.detach(), gradient
+    likelihood, v = value_and_gradient(target, denoised.detach().sum(dim=1), compression)
+    (gradient,) = torch.autograd.grad(denoised, u, v[:, None].expand_as(denoised))
+    return denoised.detach(), likelihood, gradient
 
 
 def draw(mixture: Tensor, num_sources: int, generators: Sequence[torch.Generator]) -> Tensor:

@@ -43,6 +43,22 @@ def compressed_distance(target: Tensor, estimate: Tensor, compression: float) ->
     return (difference.real.square() + difference.imag.square()).sum(dim=1).mean(dim=1)
 
 
+def value_and_gradient(
+    target: Tensor, estimate: Tensor, compression: float
+) -> tuple[Tensor, Tensor]:
+    """ℓ (B,) and ∂ℓ/∂estimate (B, T), item by item: threads that share a batch round differently,
+    and an item's result must not depend on its batch to the last bit.
+    """
+    values, gradients = [], []
+    for item, signal in zip(target.split(1), estimate.split(1), strict=True):
+        signal = signal.detach().requires_grad_(True)
+        with torch.enable_grad():
+            value = compressed_distance(item, signal, compression)
+        gradients += torch.autograd.grad(value.sum(), signal)
+        values.append(value.detach())
+    return torch.cat(values), torch.cat(gradients)
+
+
 def reconstruction_loss(mixture: Tensor, estimate: Tensor, compression: float = 2 / 3) -> Tensor:
     """ℓ per item (B,) of an estimated mixture: mixture (B, T), estimate (B, T), both in the
     sampler's scale.

@@ -124,10 +124,12 @@ def test_equal_keys_are_refused(tmp_path):
         build_shards("wham", clips, CONFIG, tmp_path / "out", tmp_path / "st")
 
 
-def test_braven_is_not_there_yet(root, tmp_path):
+def test_braven_is_not_there_yet(tmp_path):
     config = ShardsConfig(visual_encoder="braven")
+    mp4 = tmp_path / "a.mp4"
+    clips = [RawClip("a", "train", "id1", "a.mp4", mp4, video=mp4)]
     with pytest.raises(DavssError, match="shards.visual_encoder: BRAVEn features are not built"):
-        build(root, tmp_path / "out", tmp_path / "st", config)
+        build_shards("voxceleb2", clips, config, tmp_path / "out", tmp_path / "st")
 
 
 def write_video(path: Path, fps: int) -> None:
