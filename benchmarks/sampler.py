@@ -35,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--nf", type=int, default=16, help="channels (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=2.0, help="length (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=4, help="sampler steps (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=8, help="sampler steps (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="best of (default: %(default)s)")
     parser.add_argument("--speakers", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--guidance-weights", type=float, nargs="+", default=[0.0, 0.5])

@@ -17,7 +17,11 @@ from torch import Tensor
 
 from davss.config import SamplerConfig
 from davss.diffusion.schedule import sigma_schedule
-from davss.posterior.likelihood import compressed_stft, value_and_gradient
+from davss.posterior.likelihood import (
+    compressed_distance,
+    compressed_stft,
+    value_and_gradient,
+)
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 
@@ -93,13 +97,17 @@ def sample_once(
         if sigma_hat > sigma:
             spread = config.s_noise * (sigma_hat**2 - sigma**2) ** 0.5
             u = u + spread * draw(mixture, num_sources, generators)
+        if sigma_next == 0:  # û is the result: there is no move left to steer
+            denoised, likelihood = conclude(denoise, u, sigma_hat, target, config.compression)
+            if callback:
+                still = torch.zeros_like(u[..., 0])
+                callback(Step(k, sigma_hat, u, denoised, likelihood, still, still))
+            return denoised
         denoised, likelihood, prior_slope, pull = slope(u, sigma_hat)
         dt = sigma_next - sigma_hat
         if callback:
             moves = (rms(dt * prior_slope), rms(dt * pull))
             callback(Step(k, sigma_hat, u, denoised, likelihood, *moves))
-        if sigma_next == 0:
-            return denoised
         d = prior_slope + pull
         if config.order == 2:
             _, _, prior_slope, pull = slope(u + dt * d, sigma_next)
@@ -121,6 +129,16 @@ def estimate(
     likelihood, v = value_and_gradient(target, denoised.detach().sum(dim=1), compression)
     (gradient,) = torch.autograd.grad(denoised, u, v[:, None].expand_as(denoised))
     return denoised.detach(), likelihood, gradient
+
+
+@torch.no_grad()
+def conclude(
+    denoise: Denoise, u: Tensor, sigma: float, target: Tensor, compression: float
+) -> tuple[Tensor, Tensor]:
+    """û (B, M, T) and ℓ (B,) without a gradient."""
+    levels = torch.full((len(u),), sigma, dtype=u.dtype, device=u.device)
+    denoised = denoise(u, levels)
+    return denoised, compressed_distance(target, denoised.sum(dim=1), compression)
 
 
 def draw(mixture: Tensor, num_sources: int, generators: Sequence[torch.Generator]) -> Tensor:
