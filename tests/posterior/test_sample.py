@@ -34,6 +34,7 @@ def test_agrees_with_exact_posterior_samples(churn):
     assert residual_db(mixture, drawn) < -30
 
 
+@pytest.mark.slow
 def test_heun_agrees_too():
     sources = oracle.draw_sources(8, seed=3)
     mixture = sources.sum(dim=1)

@@ -40,6 +40,7 @@ def kill_a_worker(stage: subprocess.Popen) -> None:
     raise AssertionError("no training worker found")
 
 
+@pytest.mark.slow
 def test_two_workers_killed_then_one_worker_goes_on(project, monkeypatch):
     write_corpus("voxceleb2", True, monkeypatch)
     write_params(project, total_samples=400, validate_every=200, checkpoint_every=8)
