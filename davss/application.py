@@ -23,6 +23,8 @@ from davss.storage import publish
 
 LIPS_TOLERANCE = 5  # frames by which a face video may differ: containers pad to whole packets
 
+MIN_SECONDS = 0.1  # a few windows of the networks' STFT
+
 
 def separate_file(
     recording: Path,
@@ -43,10 +45,15 @@ def separate_file(
     Raises DavssError naming the file or flag that is wrong.
     """
     lips, total = plan_speakers(recording, lips, num_speakers, num_off_screen)
+    check_device(device)
+    if out.exists() and not out.is_dir():
+        raise DavssError(f"--out {out}: a file of that name is in the way; give a folder")
     speech, noise = load_pair(speech_prior, noise_prior)
     audio, sample_rate = read_audio(recording)
     require_sound(audio, recording)
     seconds = len(audio) / sample_rate
+    if seconds < MIN_SECONDS:
+        raise DavssError(f"{recording}: lasts {seconds:.3f} s; give at least {MIN_SECONDS:g} s")
     features = [read_lips(path, speech, seconds) for path in lips]
     separator = Separator(speech, noise, sampler, device)
 
@@ -104,6 +111,15 @@ def plan_speakers(
         )
     seen = len(lips) if lips else (num_speakers or 0)
     return list(lips), seen + num_off_screen
+
+
+def check_device(device: str | None) -> None:
+    """Raise DavssError unless torch can compute there; None is always possible."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise DavssError(f"--device {device}: cannot be used here ({reason}); give cpu") from None
 
 
 def load_pair(speech_prior: Path, noise_prior: Path) -> tuple[SpeechPrior, NoisePrior]:

@@ -20,6 +20,7 @@ def folder(tmp_path_factory):
     save_prior(make_noise_prior(), folder / "noise")
     noise = 0.1 * np.random.default_rng(0).standard_normal(16001)
     soundfile.write(folder / "mix.wav", noise, 16000)
+    soundfile.write(folder / "blip.wav", noise[:100], 16000)
     soundfile.write(folder / "silence.wav", np.zeros(16000), 16000)
     return folder
 
@@ -56,6 +57,8 @@ def test_separate_writes_what_it_says(folder, capsys):
         ("mix.wav", {"--num-steps": "0"}, "separate.num_steps"),
         ("mix.wav", {"--lips": "face.mp4"}, "face.mp4"),
         ("mix.wav", {"--speakers": "-1"}, "--speakers"),
+        ("mix.wav", {"--device": "abacus"}, "--device abacus: cannot be used here"),
+        ("blip.wav", {}, "blip.wav: lasts 0.006 s"),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(
@@ -67,6 +70,14 @@ def test_bad_input_is_one_line_and_nothing_is_written(
     assert error.value.code == 2
     assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0]
     assert not (tmp_path / "out").exists()
+
+
+def test_a_file_in_the_way_is_noticed_before_the_work(folder, tmp_path, capsys):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(SystemExit):
+        main(arguments(folder, **{"--out": str(tmp_path / "out")}))
+    assert "a file of that name is in the way" in capsys.readouterr().err
+    assert (tmp_path / "out").read_text() == "mine"
 
 
 def test_swapped_priors_are_named(folder, capsys):
