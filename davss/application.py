@@ -4,25 +4,30 @@ Shapes: L speakers with lips · K speakers · T samples · V video frames · D v
 """
 
 import json
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
-from davss.config import SamplerConfig, to_dict
+from davss.config import NoiseModel, SamplerConfig, SeparationConfig, to_dict
 from davss.diffusion.prior import NoisePrior, SpeechPrior, load_prior
 from davss.errors import DavssError
 from davss.media.audio import CONTAINERS, read_audio, require_sound, write_audio
 from davss.media.mouth import MouthFinder
-from davss.media.video import read_video
-from davss.posterior.separator import VIDEO_RATE, Separator
+from davss.media.video import Frames
+from davss.posterior.inputs import VIDEO_RATE
+from davss.posterior.separator import Separator
 from davss.storage import publish
 
 LIPS_TOLERANCE = 5  # frames by which a face video may differ: containers pad to whole packets
 
+SPREAD = "spread.npz"
 MIN_SECONDS = 0.1  # a few windows of the networks' STFT
 
 
@@ -33,14 +38,17 @@ def separate_file(
     num_speakers: int | None,
     num_off_screen: int,
     speech_prior: Path,
-    noise_prior: Path,
+    noise_prior: Path | NoiseModel,
     out: Path,
     sampler: SamplerConfig,
+    execution: SeparationConfig | None = None,
     seed: int = 0,
     device: str | None = None,
 ) -> dict[str, Any]:
     """Separate one file and write the sources to the folder `out`; returns separation.json.
 
+    With several draws `spread.npz` says how far they differ: standard deviations, float16 (F, N)
+    for every source, see davss/posterior/spread.py.
     Everything is checked before the sampler starts, and nothing is written unless it succeeds.
     Raises DavssError naming the file or flag that is wrong.
     """
@@ -55,9 +63,13 @@ def separate_file(
     if seconds < MIN_SECONDS:
         raise DavssError(f"{recording}: lasts {seconds:.3f} s; give at least {MIN_SECONDS:g} s")
     features = [read_lips(path, speech, seconds) for path in lips]
-    separator = Separator(speech, noise, sampler, device)
+    separator = Separator(speech, noise, sampler, device, execution)
+    if separator.device.type == "cpu":  # not the cores of the host, of which a container has few
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
 
-    with tqdm(total=separator.num_draw_steps, unit="step", desc=str(recording)) as bar:
+    windows = separator.plan(round(seconds * separator.sample_rate))
+    steps = separator.num_draw_steps * len(windows)
+    with tqdm(total=steps, unit="step", desc=str(recording)) as bar:
         result = separator(
             torch.from_numpy(audio)[None],
             torch.from_numpy(np.stack(features))[None] if features else None,
@@ -65,13 +77,15 @@ def separate_file(
             sample_rate=sample_rate,
             keys=[recording.stem],
             seed=seed,
-            callback=lambda step: bar.update(),
+            callback=lambda step: bar.update(len(step.u)),
         )
     if result.errors[0]:
         raise DavssError(result.errors[0])
+    for warning in result.warnings[0]:
+        print(f"warning: {warning}", file=sys.stderr)
     sources = {f"speaker_{k + 1}.wav": s for k, s in enumerate(result.speech[0])}
     sources["noise.wav"] = result.noise[0]
-    report = {
+    report: dict[str, Any] = {
         "input": str(recording),
         "lips": [str(path) for path in lips],
         "num_speakers": total,
@@ -82,12 +96,18 @@ def separate_file(
         "seconds": seconds,
         "seed": seed,
         "sampler": to_dict(sampler),
+        "windows": len(windows),
         "evaluations": result.num_evaluations,
+        "retries": int(result.trace["retries"][0]),
+        "warnings": result.warnings[0],
         "files": list(sources),
     }
     out.mkdir(parents=True, exist_ok=True)
     for name, source in sources.items():
         write_audio(out / name, source.numpy(), sample_rate)
+    if result.spread is not None:
+        report["files"].append(SPREAD)
+        write_spread(out / SPREAD, [Path(name).stem for name in sources], result.spread[0])
     with publish(out / "separation.json") as temporary:
         temporary.write_text(json.dumps(report, indent=2) + "\n")
     return report
@@ -122,19 +142,29 @@ def check_device(device: str | None) -> None:
         raise DavssError(f"--device {device}: cannot be used here ({reason}); give cpu") from None
 
 
-def load_pair(speech_prior: Path, noise_prior: Path) -> tuple[SpeechPrior, NoisePrior]:
-    """Both priors, each of the right kind."""
-    speech, noise = load_prior(speech_prior), load_prior(noise_prior)
+def load_pair(
+    speech_prior: Path, noise_prior: Path | NoiseModel
+) -> tuple[SpeechPrior, NoisePrior | NoiseModel]:
+    """Both priors, each of the right kind; a noise model that is not trained is its name."""
+    speech = load_prior(speech_prior)
+    noise = load_prior(noise_prior) if isinstance(noise_prior, Path) else noise_prior
     if not isinstance(speech, SpeechPrior):
         raise DavssError(f"--speech-prior {speech_prior}: this is a noise prior; swap the two")
-    if not isinstance(noise, NoisePrior):
+    if isinstance(noise, SpeechPrior):
         raise DavssError(f"--noise-prior {noise_prior}: this is a speech prior; swap the two")
     return speech, noise
 
 
+def write_spread(path: Path, names: Sequence[str], spread: Tensor) -> None:
+    """Write the spread (M, F, N) of named sources; without a noise model the noise has none."""
+    with publish(path) as temporary, open(temporary, "wb") as stream:
+        arrays = zip(names, spread.half().numpy(), strict=False)
+        np.savez_compressed(stream, **dict(arrays))  # type: ignore[arg-type]
+
+
 def read_lips(path: Path, prior: SpeechPrior, seconds: float) -> np.ndarray:
     """Lip features (V, D) of a face video, fitted to a recording of `seconds`."""
-    frames = read_video(path).frames
+    frames = Frames(path)
     needed = round(seconds * VIDEO_RATE)
     if abs(len(frames) - needed) > LIPS_TOLERANCE:
         raise DavssError(

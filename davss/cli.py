@@ -1,28 +1,31 @@
-"""The command line: `davss separate`, `davss validate`, `davss info`.
+"""The command line: `davss separate`, `davss validate`, `davss info`, `davss profile`.
 
 Bad input ends with one line on stderr and exit status 2; Ctrl-C with 130.
 """
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from davss.config import SamplerConfig, parse, to_dict
+from davss.config import NetworkConfig
 from davss.errors import DavssError, ending_in_one_line
-
-SAMPLER_HELP = {
-    "num_steps": "noise levels; each costs one call of both networks",
-    "zeta": "pull of the likelihood: it moves a source by an RMS of zeta times the change of sigma",
-    "guidance_weight": "strength of the lips; 0 is the plain conditional model, at half the cost",
-    "sigma_max": "noise level to begin at, for signals of RMS 0.05",
-    "sigma_min": "last noise level",
-    "rho": "curvature of the noise levels",
-    "s_churn": "noise put back in, spread over all steps; 10 to 30 calibrates the posterior",
-    "order": "1 is Euler, 2 is Heun (two calls a step)",
-    "num_samples": "draws to average; the mean is closer to the truth, at that many times the cost",
-}
+from davss.flags import (
+    EXECUTION_HELP,
+    NOISE,
+    NOISE_HELP,
+    Help,
+    Parser,
+    add_execution,
+    add_sampler,
+    execution_settings,
+    given,
+    noise_model,
+    parse_flags,
+    sampler_settings,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -34,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """All subcommands and flags."""
-    parser = argparse.ArgumentParser(prog="davss", description="Audio-visual speech separation.")
+    parser = Parser(prog="davss", description="Audio-visual speech separation.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_separate(commands)
     validate = commands.add_parser("validate", help="check shards against their manifests")
@@ -46,6 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="what a prior is and how it was trained")
     info.add_argument("prior", type=Path, help="a folder such as data/priors/speech")
     info.set_defaults(run=_info)
+    _add_profile(commands)
     return parser
 
 
@@ -55,7 +59,7 @@ def _add_separate(commands: Any) -> None:
         help="take a recording apart into speakers and noise",
         description="Take a recording apart into speakers and noise. Writes speaker_1.wav …, "
         "noise.wav and separation.json; files are as long as the input.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=Help,
     )
     add = command.add_argument
     add("input", type=Path, help="recording: wav, flac, ogg, or the audio of an mp4")
@@ -71,22 +75,48 @@ def _add_separate(commands: Any) -> None:
     add("--speakers", type=int, metavar="K", help="number of speakers when there are no lips")
     add("--off-screen", type=int, default=0, metavar="N", help="speakers nobody sees, besides")
     add("--speech-prior", type=Path, required=True, metavar="DIR", help="directory of a prior")
-    add("--noise-prior", type=Path, required=True, metavar="DIR", help="directory of a prior")
+    add("--noise-prior", type=noise_model, required=True, metavar=NOISE, help=NOISE_HELP)
     add("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
     add("--seed", type=int, default=0, help="random seed")
     add("--device", help="cpu, cuda, cuda:1 …; by default the GPU if there is one")
-    group = command.add_argument_group("sampler (Algorithm 1 of DAVSS-NM; the paper's defaults)")
-    defaults = to_dict(SamplerConfig())
-    for name, text in SAMPLER_HELP.items():
-        kind = type(defaults[name])
-        flag = "--" + name.replace("_", "-")
-        group.add_argument(flag, type=kind, default=defaults[name], help=text)
+    add_execution(command, EXECUTION_HELP)
+    add_sampler(command)
     command.set_defaults(run=_separate)
 
 
+def _add_profile(commands: Any) -> None:
+    command = commands.add_parser(
+        "profile",
+        help="what one separation costs here, and what an evaluation would",
+        description="Counts the work of one separation, times a few real steps of it here beside "
+        "the machine's own peaks, and forecasts a whole evaluation here and on a GPU. Without "
+        "priors it takes untrained ones of the paper's size, which cost the same.",
+        formatter_class=Help,
+    )
+    add = command.add_argument
+    add("--speech-prior", type=Path, metavar="DIR", help="directory of a prior")
+    add("--noise-prior", type=noise_model, metavar=NOISE, help=NOISE_HELP)
+    unset = argparse.SUPPRESS  # to notice a size given beside directories
+    add("--nf", type=int, default=unset, help="channels of untrained priors (default: 128)")
+    add("--n-fft", type=int, default=unset, help="their STFT, in samples (default: 510)")
+    add("--sample-rate", type=int, default=unset, help="their rate, in Hz (default: 16000)")
+    add("--speakers", type=int, default=2, metavar="K", help="speakers of a mixture, with lips")
+    add("--seconds", type=float, default=4.0, help="length of a mixture")
+    add("--batch-size", type=int, default=1, metavar="B", help="mixtures separated together")
+    add("--mixtures", type=int, default=1000, help="size of the evaluation to forecast")
+    add("--steps-to-measure", type=int, default=2, help="steps to time, after one to warm up")
+    add("--dry-run", action="store_true", help="count and forecast only, time nothing")
+    add("--json", action="store_true", help="print JSON")
+    add("--device", help="cpu, cuda, cuda:1 …; by default the GPU if there is one")
+    text = "TFLOP/s that a GPU is assumed to sustain (default: 395.6, 40%% of an H100's bf16 peak)"
+    add("--gpu-tflops", type=float, default=unset, help=text)
+    add_execution(command, ["precision", "compile", "checkpointing"])
+    add_sampler(command)
+    command.set_defaults(run=_profile)
+
+
 def _separate(arguments: argparse.Namespace) -> None:
-    settings = {name: getattr(arguments, name) for name in SAMPLER_HELP}
-    sampler = parse(SamplerConfig, settings, "separate")
+    sampler, execution = sampler_settings(arguments), execution_settings(arguments)
     from davss.application import separate_file  # torch is imported only when there is work
 
     report = separate_file(
@@ -98,6 +128,7 @@ def _separate(arguments: argparse.Namespace) -> None:
         noise_prior=arguments.noise_prior,
         out=arguments.out,
         sampler=sampler,
+        execution=execution,
         seed=arguments.seed,
         device=arguments.device,
     )
@@ -124,6 +155,43 @@ def _info(arguments: argparse.Namespace) -> None:
     description = json.loads((arguments.prior / "config.json").read_text())
     description["parameters"] = sum(p.numel() for p in prior.network.parameters())
     print(json.dumps(description, indent=2))
+
+
+def _profile(arguments: argparse.Namespace) -> None:
+    sampler, execution = sampler_settings(arguments), execution_settings(arguments)
+    size, rate = given(arguments, ("nf", "n_fft")), given(arguments, ("sample_rate",))
+    network = parse_flags(NetworkConfig, size)
+    speech_prior, noise_prior = arguments.speech_prior, arguments.noise_prior
+    trained = isinstance(noise_prior, Path)
+    if (speech_prior and noise_prior is None) or (trained and speech_prior is None):
+        raise DavssError("--speech-prior, --noise-prior: give both, or neither for untrained ones")
+    if speech_prior and (size or rate):
+        raise DavssError("--nf, --n-fft, --sample-rate: priors given by directory have their own")
+    from davss.application import check_device, load_pair
+    from davss.profiling import Workload, describe, profile, untrained_priors
+
+    workload = Workload(
+        arguments.speakers, arguments.seconds, arguments.batch_size, arguments.mixtures
+    )
+    check_device(arguments.device)
+    if speech_prior:
+        speech, noise = load_pair(speech_prior, noise_prior)
+    else:
+        speech, noise = untrained_priors(network, **rate)
+        noise = noise_prior or noise
+    result = profile(
+        speech,
+        noise,
+        sampler,
+        workload,
+        execution=execution,
+        device=arguments.device,
+        steps_to_measure=arguments.steps_to_measure,
+        **given(arguments, ("gpu_tflops",)),
+        dry_run=arguments.dry_run,
+        say=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    print(json.dumps(result.to_dict(), indent=2) if arguments.json else describe(result))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -21,32 +21,68 @@ from davss.errors import DavssError
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
+NoiseModel = Literal["nmf", "gaussian", "none"]  # those that are not trained
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 
-_settings = dataclass(
-    frozen=True, kw_only=True, config=ConfigDict(extra="forbid", allow_inf_nan=False)
-)
+Settings = TypeVar("Settings")
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def _settings(cls: type[Settings]) -> type[Settings]:
+    strict = ConfigDict(extra="forbid", allow_inf_nan=False)
+    decorate: Any = dataclass(frozen=True, kw_only=True, config=strict)
+    return decorate(cls)
 
 
 @_settings
 class SamplerConfig:
-    """How sources are sampled (docs/method.md §4); the defaults are the paper's."""
+    """How sources are sampled (docs/method.md §4, §5); the defaults are the paper's."""
 
-    name: Literal["dps"] = "dps"
+    name: Literal["dps", "daps", "pseudo", "dirac"] = "dps"
     num_steps: Count = 400
     zeta: NonNegative = 0.5
+    zeta_late: NonNegative | None = None  # dps below sigma_data; None: zeta throughout
     guidance_weight: float = 0.5
     guidance_form: Literal["extrapolate", "interpolate"] = "extrapolate"
+    guidance_detached: bool = False  # no gradient through the null branch: its backward is saved
     sigma_max: Positive = 0.5
     sigma_min: Positive = 1e-4
     rho: Positive = 10.0
+    sigma_data: Positive = 0.05  # a separator puts its priors' own in place
     s_churn: NonNegative = 0.0
     s_noise: NonNegative = 1.0
     order: Literal[1, 2] = 1
+    multistep: bool = False  # dps: second order from the step before, without a second call
     compression: Annotated[float, Field(gt=0, le=1)] = 2 / 3
     warm_start: bool = False
+    likelihood: Literal["sum", "stft"] = "sum"  # of daps; dps has the compressed STFT always
+    inner_steps: Count = 6  # of daps with likelihood "stft"
+    inner_noise: Fraction = 1.0  # daps: 1 draws at every level, 0 takes the mean
+    eta: Fraction = 1.0  # daps: share of fresh noise in the next state
+    ode_steps: Count = 1  # daps: denoiser calls a level
+    variance: Literal["isotropic", "measured"] = "isotropic"  # daps: of the estimates' errors
+    sigma_y: NonNegative = 0.0  # daps: standard deviation of z in y = Σ x + z
+    consistency: bool = False  # last of all, what is missing of y is shared out
     num_samples: Count = 1
+    window_seconds: Positive = 4.0  # longer recordings are separated in windows
+    overlap_seconds: Positive = 0.5
+
+
+# `davss separate --preset`; measured beside each other in docs/benchmarks.md
+PRESETS: dict[str, SamplerConfig] = {
+    "fast": SamplerConfig(
+        name="daps",
+        num_steps=10,
+        num_samples=4,
+        inner_noise=0.0,
+        variance="measured",
+        sigma_min=1e-3,
+        rho=5.0,
+        guidance_weight=0.0,
+    ),
+    "paper": SamplerConfig(),
+}
 
 
 @_settings
@@ -149,9 +185,12 @@ class MixturesConfig:
 
 @_settings
 class SeparationConfig:
-    """How mixtures are packed for the sampler; results do not depend on it."""
+    """How a separator computes; results do not depend on it, but for rounding."""
 
-    batch_size: Count = 4
+    batch_size: Count = 4  # mixtures, or windows of a long recording, at a time
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 on GPUs
+    compile: bool = False  # torch.compile of the networks: a minute or two, then faster
+    checkpointing: bool = False  # less memory for gradients, at the cost of a forward more
 
 
 @_settings
@@ -159,9 +198,6 @@ class ReportConfig:
     """What the report page shows."""
 
     examples_per_condition: Count = 3
-
-
-Settings = TypeVar("Settings")
 
 
 def _explain(error: ValidationError, where: str) -> str:
@@ -204,6 +240,11 @@ def _read_yaml(path: Path) -> Any:
         raise DavssError(f"{path}: no such params file; run from the repository root") from None
     except yaml.YAMLError as error:
         raise DavssError(f"{path}: not valid YAML ({str(error).splitlines()[0]})") from None
+
+
+def changed(settings: Settings, **changes: Any) -> Settings:
+    """The same settings but for `changes`."""
+    return dataclasses.replace(settings, **changes)  # type: ignore[type-var]
 
 
 def to_dict(settings: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 
@@ -25,6 +25,7 @@ SECTIONS: dict[str, Any] = {
     "profile": Literal["demo", "paper"],
     "seed": int,
     "noise_priors": list[NoiseCorpus],
+    "noise_models": list[Literal[NoiseCorpus, config.NoiseModel]],
     "conditions": list[NoiseCorpus],
     "demo_corpora": list[Literal["demo"]],
     "corpora": dict[Literal["voxceleb2", "wham", "dns"], config.CorpusConfig],
@@ -56,13 +57,23 @@ def compose(profile: str = "demo", overrides: Sequence[str] = ()) -> str:
 
 
 def validate(params: Any) -> None:
-    """Check the sections of `params`; DavssError names the first unknown or ill-typed key."""
+    """Check the sections of `params`; DavssError names the first key that is unknown or wrong."""
     if not isinstance(params, dict):
         raise DavssError("not a mapping of sections")
     for name, values in params.items():
         if name not in SECTIONS:
             raise DavssError(f"unknown key '{name}'; remove it or correct its spelling")
         config.parse(SECTIONS[name], values, name)
+    _check_noise_models(params.get("noise_models", []), params.get("noise_priors", []))
+
+
+def _check_noise_models(models: Sequence[str], trained: Sequence[str]) -> None:
+    for corpus in get_args(NoiseCorpus):
+        if corpus in models and corpus not in trained:
+            raise DavssError(
+                f"key 'noise_models': no noise prior is trained on '{corpus}'; add it to "
+                "noise_priors, or take it out of noise_models"
+            )
 
 
 def validate_file(path: Path) -> None:

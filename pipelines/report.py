@@ -20,8 +20,15 @@ from davss.config import ReportConfig, SamplerConfig, load_section, to_dict
 from davss.evaluation.estimates import read_estimate, read_manifest, read_trace
 from davss.evaluation.mixtures import render, rows_of
 from davss.evaluation.report.examples import Example, choose
-from davss.evaluation.report.page import Header, Results, build_page
-from davss.evaluation.report.summary import as_metrics, summarise
+from davss.evaluation.report.page import Header, Results, build_page, claims, noise_model
+from davss.evaluation.report.summary import (
+    UNTRAINED,
+    Difference,
+    Group,
+    as_metrics,
+    paired_differences,
+    summarise,
+)
 from davss.shards.reader import ShardReader
 from davss.storage import publish, storage_root
 from davss.training.tracking import git_revision
@@ -30,7 +37,7 @@ from pipelines import run
 SPEECH, SPEECH_CORPUS = "speech", "voxceleb2"
 OUT = Path("report")
 PLOTTED = [
-    "prior",
+    "noise_model",
     "condition",
     "num_speakers",
     "key",
@@ -42,51 +49,60 @@ PLOTTED = [
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Write the report of all noise priors and conditions."""
+    """Write the report of all noise models and conditions."""
     parser = argparse.ArgumentParser(
         prog="pipelines.report", description=(__doc__ or "").split("\n\n")[0]
     )
     parser.add_argument("--params", default="params.yaml", help="settings (default: params.yaml)")
     params = parser.parse_args(argv).params
+    models = load_section(params, "noise_models", list[str])
     priors = load_section(params, "noise_priors", list[str])
     conditions = load_section(params, "conditions", list[str])
     count = load_section(params, "report", ReportConfig).examples_per_condition
-    sets = [(prior, condition) for prior in priors for condition in conditions]
+    sets = [(model, condition) for model in models for condition in conditions]
     score_files = [scores_file(*one) for one in sets]
     tables = [
-        read_manifest(path, f"dvc repro score@{prior}-{condition}")
-        for path, (prior, condition) in zip(score_files, sets, strict=True)
+        read_manifest(path, f"dvc repro score@{model}-{condition}")
+        for path, (model, condition) in zip(score_files, sets, strict=True)
     ]
     estimates = [read_estimates(*one) for one in sets]
     examples = [
         example
         for one, table, made in zip(sets, tables, estimates, strict=True)
+        if one[0] not in UNTRAINED  # sound and pictures of all would make the page heavy
         for example in read_examples(*one, table, made, count)
     ]
     scores = pandas.concat(tables, ignore_index=True)
     groups = summarise(scores, pandas.concat(estimates, ignore_index=True))
     header = make_header(params, score_files)
-    results = Results(header, scores, groups, examples, read_training([SPEECH, *priors]))
-    write(results)
+    differences, training = paired_differences(scores), read_training([SPEECH, *priors])
+    write(Results(header, scores, groups, examples, differences, training))
+    say(groups, differences)
+
+
+def say(groups: list[Group], differences: list[Difference]) -> None:
+    """The results in lines, and where the page is."""
     for group in groups:
         gain, margin = group.mean["si_sdri"], group.interval["si_sdri"]
         print(
-            f"{group.prior} prior, {group.condition} noise, K = {group.num_speakers}: "
+            f"{noise_model(group.noise_model)}, {group.condition} noise, K = {group.num_speakers}: "
             f"SI-SDRi {gain:+.2f} ± {margin:.2f} dB over {group.mixtures} mixtures"
             + (f", {group.failed} failed" if group.failed else "")
         )
+    for claim in claims(differences):
+        print(claim)
     print(f"report: {(OUT / 'index.html').resolve().as_uri()}")
 
 
-def scores_file(prior: str, condition: str) -> Path:
+def scores_file(model: str, condition: str) -> Path:
     """Scores of one set, as the score stage writes them."""
-    return Path("data/scores") / f"{prior}-{condition}.parquet"
+    return Path("data/scores") / f"{model}-{condition}.parquet"
 
 
-def read_estimates(prior: str, condition: str) -> pandas.DataFrame:
-    """The estimates manifest of one set, with its prior as a column."""
-    path = Path("data/estimates") / f"{prior}-{condition}.parquet"
-    return read_manifest(path, f"dvc repro separate@{prior}-{condition}").assign(prior=prior)
+def read_estimates(model: str, condition: str) -> pandas.DataFrame:
+    """The estimates manifest of one set, with its noise model as a column."""
+    path = Path("data/estimates") / f"{model}-{condition}.parquet"
+    return read_manifest(path, f"dvc repro separate@{model}-{condition}").assign(noise_model=model)
 
 
 def read_examples(
@@ -112,7 +128,7 @@ def read_examples(
         own = scores[scores.key == key].set_index("source")
         examples.append(
             Example(
-                prior=prior,
+                noise_model=prior,
                 condition=condition,
                 why=why,
                 mixture=render(rows[key], speech, noise),
@@ -148,18 +164,22 @@ def write(results: Results) -> None:
     with publish(OUT / "index.html") as temporary:
         temporary.write_text(build_page(results))
     with publish(OUT / "metrics.json") as temporary:
-        temporary.write_text(json.dumps(as_metrics(list(results.groups)), indent=2) + "\n")
+        metrics = as_metrics(results.groups, results.differences)
+        temporary.write_text(json.dumps(metrics, indent=2) + "\n")
     with publish(OUT / "plots") as folder:
         folder.mkdir()
-        speech = results.scores[results.scores.source != "noise"]
-        speech[PLOTTED].to_csv(folder / "sources.csv", index=False)
+        scores = results.scores
+        # The plot cannot tell noise models apart: it is about the trained priors, as the page is.
+        trained = (scores.source != "noise") & ~scores.noise_model.isin(list(UNTRAINED))
+        scores.loc[trained, PLOTTED].to_csv(folder / "sources.csv", index=False)
         means = [
             {
-                "prior": group.prior,
+                "noise_model": group.noise_model,
                 "condition": group.condition,
                 "num_speakers": group.num_speakers,
                 **{name: group.mean[name] for name in ("si_sdri", "si_sdr", "pesq", "estoi")},
                 "si_sdri_interval": group.interval["si_sdri"],
+                "si_sdr_interval": group.interval["si_sdr"],
             }
             for group in results.groups
         ]

@@ -1,8 +1,8 @@
-"""Stage: score the estimates of the noise prior PRIOR on the mixtures of CONDITION.
+"""Stage: score the estimates of the noise model NOISE on the mixtures of CONDITION.
 
-    python -m pipelines.score PRIOR CONDITION
+    python -m pipelines.score NOISE CONDITION
 
-Writes data/scores/PRIOR-CONDITION.parquet, one row per mixture and source. DAVSS_NUM_PROCESSES
+Writes data/scores/NOISE-CONDITION.parquet, one row per mixture and source. DAVSS_NUM_PROCESSES
 sets the number of processes (default: CPU cores).
 """
 
@@ -30,21 +30,21 @@ from pipelines import run
 
 SPEECH_CORPUS = "voxceleb2"
 WORTH_A_PROCESS = 40  # mixtures that take about as long as a process does to start
-FACTS = ("key", "num_speakers", "condition", "prior", "sir_db", "snr_db")
+FACTS = ("key", "num_speakers", "condition", "noise_model", "sir_db", "snr_db")
 COLUMNS = (*FACTS, "source", *METRICS, "error")
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Score all estimates of one prior and condition."""
+    """Score all estimates of one noise model and condition."""
     parser = argparse.ArgumentParser(
         prog="pipelines.score", description=(__doc__ or "").split("\n\n")[0]
     )
-    parser.add_argument("prior", help="noise prior, by the corpus it was trained on: wham, dns")
+    parser.add_argument("noise", help="noise model, as the separate stage was given it")
     parser.add_argument("condition", help="corpus the mixtures' noise comes from: wham, dns")
     parser.add_argument("--params", default="params.yaml", help="settings (default: params.yaml)")
     arguments = parser.parse_args(argv)
-    prior, condition = arguments.prior, arguments.condition
-    jobs = make_jobs(prior, condition)
+    noise, condition = arguments.noise, arguments.condition
+    jobs = make_jobs(noise, condition)
     storage = storage_root()
     readers = [
         ShardReader(Path("data/shards") / corpus, storage, "test")
@@ -52,28 +52,28 @@ def main(argv: list[str] | None = None) -> None:
     ]
     work = partial(score_mixture, speech=readers[0], noise=readers[1], storage=storage)
     rows = [row for rows in _parallel(work, jobs) for row in rows]
-    path = Path("data/scores") / f"{prior}-{condition}.parquet"
+    path = Path("data/scores") / f"{noise}-{condition}.parquet"
     with publish(path) as temporary:
         pandas.DataFrame(rows, columns=list(COLUMNS)).to_parquet(temporary, index=False)
     print(f"{path}: {len(jobs)} mixtures, {len(rows)} sources scored")
 
 
-def make_jobs(prior: str, condition: str) -> list[dict[str, Any]]:
+def make_jobs(noise: str, condition: str) -> list[dict[str, Any]]:
     """The mixtures of a condition, each with the `path` and `error` of its estimate and its
-    `prior`.
+    `noise_model`.
     """
     mixtures = read_manifest(
         Path("data/mixtures") / f"{condition}.parquet", f"dvc repro mixtures@{condition}"
     )
-    path = Path("data/estimates") / f"{prior}-{condition}.parquet"
-    stage = f"dvc repro separate@{prior}-{condition}"
+    path = Path("data/estimates") / f"{noise}-{condition}.parquet"
+    stage = f"dvc repro separate@{noise}-{condition}"
     estimates = read_manifest(path, stage).set_index("key")
     missing = sorted(set(mixtures.key) - set(estimates.index))
     if missing:
         raise DavssError(f"{path}: no estimate of mixture {missing[0]}; make it with `{stage}`")
     chosen = estimates.loc[mixtures.key, ["path", "error"]].to_dict("records")
     return [
-        {**row, **estimate, "prior": prior}
+        {**row, **estimate, "noise_model": noise}
         for row, estimate in zip(rows_of(mixtures), chosen, strict=True)
     ]
 

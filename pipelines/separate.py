@@ -1,9 +1,10 @@
-"""Stage: separate the mixtures of CONDITION with the speech prior and the noise prior PRIOR.
+"""Stage: separate the mixtures of CONDITION with the speech prior and the noise model NOISE.
 
-    python -m pipelines.separate PRIOR CONDITION [--params params.yaml]
+    python -m pipelines.separate NOISE CONDITION [--params params.yaml]
 
+NOISE is the corpus a noise prior was trained on, or a model without training: nmf, gaussian, none.
 Estimates go to $DAVSS_STORAGE/estimates/DIGEST (or ./storage), where an interrupted run goes on,
-and the manifest that names them by sha256 to data/estimates/PRIOR-CONDITION.parquet.
+and the manifest that names them by sha256 to data/estimates/NOISE-CONDITION.parquet.
 DAVSS_NUM_ACTORS sets the number of Ray actors (default: GPUs, else CPU cores), RAY_ADDRESS the
 cluster to run on.
 """
@@ -14,10 +15,10 @@ import argparse
 import os
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 from davss import config
-from davss.config import SamplerConfig, SeparationConfig, load_section
+from davss.config import NoiseModel, SamplerConfig, SeparationConfig, load_section
 from davss.diffusion import denoiser, guidance, schedule
 from davss.diffusion import prior as prior_module
 from davss.diffusion.prior import NoisePrior, SpeechPrior, load_prior
@@ -27,39 +28,57 @@ from davss.evaluation.estimates import read_manifest
 from davss.evaluation.mixtures import render
 from davss.evaluation.runner import SeparationJob, run_separation
 from davss.networks import film, layers, ncsnpp
-from davss.posterior import dps, likelihood, separator
+from davss.posterior import (
+    daps,
+    dps,
+    likelihood,
+    noise_models,
+    recordings,
+    residual,
+    sampling,
+    separator,
+    steps,
+    trace,
+    uncertainty,
+    windows,
+)
 from davss.posterior.separator import Separator
 from davss.shards.reader import ShardReader
 from davss.storage import code_digests, publish, sha256, storage_root
 from pipelines import run
 
 SPEECH, SPEECH_CORPUS = "speech", "voxceleb2"
+PRIORS = Path("data/priors")
+UNTRAINED: tuple[NoiseModel, ...] = get_args(NoiseModel)
 # Estimates of other code are other estimates; dvc.yaml lists these files.
 _CODE = (
     *(denoiser, guidance, prior_module, schedule, film, layers, ncsnpp),
-    *(dps, likelihood, separator, mixtures_module),
+    *(daps, dps, likelihood, noise_models, recordings, residual, sampling, separator, steps),
+    *(trace, uncertainty, windows, mixtures_module),
 )
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Separate all mixtures of one condition with one noise prior."""
+    """Separate all mixtures of one condition with one noise model."""
     parser = argparse.ArgumentParser(
         prog="pipelines.separate", description=(__doc__ or "").split("\n\n")[0]
     )
-    parser.add_argument("prior", help="noise prior, by the corpus it was trained on: wham, dns")
+    parser.add_argument(
+        "noise", help="corpus a noise prior was trained on (wham, dns), or nmf, gaussian, none"
+    )
     parser.add_argument("condition", help="corpus the mixtures' noise comes from: wham, dns")
     parser.add_argument("--params", default="params.yaml", help="settings (default: params.yaml)")
     arguments = parser.parse_args(argv)
-    prior, condition = arguments.prior, arguments.condition
+    noise, condition = arguments.noise, arguments.condition
     sampler = load_section(arguments.params, "sampler", SamplerConfig)
-    batch_size = load_section(arguments.params, "separation", SeparationConfig).batch_size
+    execution = load_section(arguments.params, "separation", SeparationConfig)
     seed = load_section(arguments.params, "seed", int)
     num_actors = _num_actors()
     mixtures = Path("data/mixtures") / f"{condition}.parquet"
     manifest = read_manifest(mixtures, f"dvc repro mixtures@{condition}")
-    job = make_job(prior, condition, sampler, seed, sha256(mixtures))
-    estimates = run_separation(manifest, job, batch_size, num_actors)
-    path = Path("data/estimates") / f"{prior}-{condition}.parquet"
+    job = make_job(noise, condition, sampler, seed, sha256(mixtures), execution)
+    estimates = run_separation(manifest, job, execution.batch_size, num_actors)
+    path = Path("data/estimates") / f"{noise}-{condition}.parquet"
     with publish(path) as temporary:
         estimates.to_parquet(temporary, index=False)
     failed = int(estimates.error.notna().sum())
@@ -67,7 +86,12 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def make_job(
-    prior: str, condition: str, sampler: SamplerConfig, seed: int, mixtures: str
+    noise: str,
+    condition: str,
+    sampler: SamplerConfig,
+    seed: int,
+    mixtures: str,
+    execution: SeparationConfig | None = None,
 ) -> SeparationJob:
     """What the actors need; every piece is read and checked before anything starts.
 
@@ -75,24 +99,33 @@ def make_job(
     decides the estimates.
     """
     storage = storage_root().resolve()
-    folders = {name: Path("data/priors") / name for name in (SPEECH, prior)}
-    speech_prior = read_prior(folders[SPEECH], SpeechPrior, "train_speech")
-    noise_prior = read_prior(folders[prior], NoisePrior, f"train_noise@{prior}")
+    speech_prior = read_prior(PRIORS / SPEECH, SpeechPrior, "train_speech")
+    noise_prior, used = read_noise_model(noise)
     readers = [
         ShardReader(Path("data/shards") / corpus, storage, "test")
         for corpus in (SPEECH_CORPUS, condition)
     ]
-    files = [path for folder in folders.values() for path in sorted(folder.iterdir())]
     shards = [sorted(set(reader.clips.shard)) for reader in readers]
-    inputs = [mixtures, shards, [sha256(path) for path in files]]
+    inputs = [mixtures, shards, _contents(PRIORS / SPEECH), used]
     digest = config.digest(sampler, seed, inputs, code_digests(_CODE))
     return SeparationJob(
         render=partial(render, speech=readers[0], noise=readers[1]),
-        make_separator=partial(Separator, speech_prior, noise_prior, sampler=sampler),
+        make_separator=partial(
+            Separator, speech_prior, noise_prior, sampler=sampler, execution=execution
+        ),
         storage=storage,
         folder=storage / "estimates" / digest,
         seed=seed,
     )
+
+
+def read_noise_model(noise: str) -> tuple[NoisePrior | NoiseModel, list[str]]:
+    """What the separator takes as its noise prior, and what names it in a digest."""
+    for model in UNTRAINED:
+        if model == noise:
+            return model, [model]
+    prior = read_prior(PRIORS / noise, NoisePrior, f"train_noise@{noise}")
+    return prior, _contents(PRIORS / noise)
 
 
 Prior = TypeVar("Prior", SpeechPrior, NoisePrior)
@@ -106,6 +139,10 @@ def read_prior(folder: Path, kind: type[Prior], stage: str) -> Prior:
     if not isinstance(prior, kind):
         raise DavssError(f"{folder}: holds a {prior.kind} prior, not a {kind.kind} prior; move it")
     return prior
+
+
+def _contents(folder: Path) -> list[str]:
+    return [sha256(path) for path in sorted(folder.iterdir())]
 
 
 def _num_actors() -> int | None:

@@ -1,16 +1,23 @@
 """`davss separate`, `info` and `validate` as their user runs them."""
 
+import dataclasses
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
 from davss.cli import main
+from davss.config import PRESETS, SamplerConfig, SeparationConfig, parse, to_dict
 from davss.diffusion.prior import save_prior
+from davss.flags import EXECUTION_HELP, SAMPLER_HELP
 from tests.priors import make_noise_prior, make_speech_prior
+
+PLACES = ["--speech-prior", "speech", "--noise-prior", "noise", "--out", "out"]
+LONG = {"window_seconds": 8.0, "overlap_seconds": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +45,7 @@ def arguments(folder, recording="mix.wav", **changes):
 
 
 def test_separate_writes_what_it_says(folder, capsys):
-    main(arguments(folder, **{"--speakers": "1", "--off-screen": "1"}))
+    main(arguments(folder, **{"--speakers": "1", "--off-screen": "1", "--num-samples": "1"}))
     report = json.loads((folder / "out" / "separation.json").read_text())
     assert report["files"] == ["speaker_1.wav", "speaker_2.wav", "noise.wav"]
     assert report["sampler"]["num_steps"] == 3 and report["seconds"] == 16001 / 16000
@@ -54,7 +61,13 @@ def test_separate_writes_what_it_says(folder, capsys):
         ("missing.wav", {}, "missing.wav"),
         ("silence.wav", {}, "silence.wav: audio is silent"),
         ("mix.wav", {"--speech-prior": "nowhere"}, "nowhere: no prior here"),
-        ("mix.wav", {"--num-steps": "0"}, "separate.num_steps"),
+        ("mix.wav", {"--num-steps": "0"}, "--num-steps 0: input should be"),
+        ("mix.wav", {"--eta": "nan"}, "--eta nan: input should be"),
+        ("mix.wav", {"--name": "abacus"}, "--name: invalid choice: 'abacus'"),
+        ("mix.wav", {"--preset": "slow"}, "--preset: invalid choice: 'slow'"),
+        ("mix.wav", {"--batch-size": "0"}, "--batch-size 0: input should be"),
+        ("mix.wav", {"--noise-prior": "pink"}, "pink: no prior here"),
+        ("mix.wav", {"--abacus": "1"}, "unrecognized arguments: --abacus 1"),
         ("mix.wav", {"--lips": "face.mp4"}, "face.mp4"),
         ("mix.wav", {"--speakers": "-1"}, "--speakers"),
         ("mix.wav", {"--device": "abacus"}, "--device abacus: cannot be used here"),
@@ -70,6 +83,74 @@ def test_bad_input_is_one_line_and_nothing_is_written(
     assert error.value.code == 2
     assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0]
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def received(monkeypatch):
+    """What `davss separate` hands to the application, in place of separating."""
+    received = {}
+
+    def separate_file(recording, **settings):
+        received.update(settings)
+        return {"files": []}
+
+    monkeypatch.setattr("davss.application.separate_file", separate_file)
+    return received
+
+
+@pytest.mark.parametrize(
+    ("flags", "preset", "changes"),
+    [
+        ("", "fast", {}),
+        ("--preset fast", "fast", {}),
+        ("--preset paper", "paper", {}),
+        ("--num-steps 7 --preset paper", "paper", {"num_steps": 7}),
+        ("--name dps --order 2 --zeta 0", "fast", {"name": "dps", "order": 2, "zeta": 0.0}),
+        ("--preset paper --guidance-detached", "paper", {"guidance_detached": True}),
+        ("--preset paper --no-guidance-detached --zeta-late 1", "paper", {"zeta_late": 1.0}),
+        ("--likelihood stft --warm-start", "fast", {"likelihood": "stft", "warm_start": True}),
+        ("--window-seconds 8 --overlap-seconds 1", "fast", LONG),
+    ],
+)
+def test_flags_change_the_preset(received, flags, preset, changes):
+    main(["separate", "x.wav", *PLACES, *flags.split()])
+    assert received["sampler"] == parse(SamplerConfig, to_dict(PRESETS[preset]) | changes)
+    assert received["execution"] == SeparationConfig()
+
+
+def test_flags_of_execution(received):
+    flags = "--batch-size 2 --precision bfloat16 --compile --checkpointing"
+    main(["separate", "x.wav", *PLACES, *flags.split()])
+    assert received["execution"] == SeparationConfig(
+        batch_size=2, precision="bfloat16", compile=True, checkpointing=True
+    )
+
+
+def test_noise_models_that_need_no_prior(received, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("nmf", "gaussian", "none"):
+        main(["separate", "x.wav", *PLACES, "--noise-prior", name])
+        assert received["noise_prior"] == name and isinstance(received["noise_prior"], str)
+    (tmp_path / "nmf").mkdir()  # a directory that bears the name is a prior's
+    main(["separate", "x.wav", *PLACES, "--noise-prior", "nmf"])
+    assert received["noise_prior"] == Path("nmf")
+
+
+def test_every_setting_has_its_flag():
+    names = {field.name for field in dataclasses.fields(SamplerConfig)}
+    assert set(SAMPLER_HELP) == names - {"sigma_data"}  # which is the priors' own
+    assert set(EXECUTION_HELP) == {field.name for field in dataclasses.fields(SeparationConfig)}
+
+
+@pytest.mark.parametrize("command", ["separate", "profile"])
+def test_help_names_the_presets_own_values(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    fast, paper = PRESETS["fast"], PRESETS["paper"]
+    assert f"[fast {fast.num_steps}, paper {paper.num_steps}]" in text
+    assert "(default: fast)" in text and "(default: None)" not in text
+    assert "--name {dps,daps,pseudo,dirac}" in text
 
 
 def test_a_file_in_the_way_is_noticed_before_the_work(folder, tmp_path, capsys):
@@ -93,11 +174,14 @@ def test_info(folder, capsys):
     assert described["kind"] == "speech" and described["parameters"] > 1000
 
 
-def test_help_answers_quickly():
+@pytest.mark.parametrize(
+    ("flags", "status"),
+    [(["--help"], 0), (["separate", "--help"], 0), (["separate", "--num-steps", "many"], 2)],
+)
+def test_help_and_mistakes_answer_quickly(flags, status):
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "davss.cli", "separate", "--help"],
+        [sys.executable, "-X", "importtime", "-m", "davss.cli", *flags],
         capture_output=True,
         text=True,
-        check=True,
     )
-    assert "--noise-prior" in done.stdout and "torch" not in done.stderr
+    assert done.returncode == status and "torch" not in done.stderr

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from davss.networks import NCSNpp
+from davss.networks.film import Modulations
 
 
 def c_skip(sigma: Tensor, sigma_data: float) -> Tensor:
@@ -37,10 +38,18 @@ class Denoiser(nn.Module):
         self.sigma_data = sigma_data
 
     def forward(
-        self, u: Tensor, sigma: Tensor, lips: Tensor | None = None, has_lips: Tensor | None = None
+        self,
+        u: Tensor,
+        sigma: Tensor,
+        lips: Tensor | None = None,
+        has_lips: Tensor | None = None,
+        modulations: Modulations | None = None,
     ) -> Tensor:
-        """Denoised u: (B, T) noisy signals, (B,) noise levels, lips (B, V, D) or None → (B, T)."""
+        """Denoised u: (B, T) noisy signals, (B,) noise levels, lips (B, V, D) or None → (B, T).
+
+        modulations: what `network.condition` made of the lips, in their place.
+        """
         level = sigma[:, None]
         x = (c_in(level, self.sigma_data) * u)[:, None]
-        residual = self.network(x, torch.log(sigma) / 4, lips, has_lips)[:, 0]
+        residual = self.network(x, torch.log(sigma) / 4, lips, has_lips, modulations)[:, 0]
         return c_skip(level, self.sigma_data) * u + c_out(level, self.sigma_data) * residual

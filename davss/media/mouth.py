@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from davss.errors import DavssError
+from davss.media.video import Frames
 
 CROP = 96
 # Face Mesh numbers of the stable points 28, 33, 36, 39, 42, 45, 48, 54 of the 68-point scheme, and
@@ -53,7 +54,8 @@ def opening(landmarks: np.ndarray) -> np.ndarray:
 class MouthFinder:
     """RGB frames uint8 (V, H, W, 3) → `Mouth`; DavssError when too few frames show a face.
 
-    Frames without a face are interpolated from their neighbours. An instance is not thread-safe.
+    Frames may be an array or the `Frames` of a video, which are gone through twice. Those without a
+    face are interpolated from their neighbours. An instance is not thread-safe.
     """
 
     def __init__(self, min_found: float = 0.8, min_score: float = 0.5) -> None:
@@ -62,7 +64,7 @@ class MouthFinder:
         self._detector = _Detector()
         self._mesh = _FaceMesh()
 
-    def __call__(self, frames: np.ndarray, name: str = "video") -> Mouth:
+    def __call__(self, frames: np.ndarray | Frames, name: str = "video") -> Mouth:
         landmarks, found = self._track(frames)
         if found.mean() < self.min_found:
             missing = 100 * (1 - found.mean())
@@ -73,7 +75,7 @@ class MouthFinder:
         landmarks = _fill_gaps(landmarks, found)
         return Mouth(crop_mouths(frames, landmarks), landmarks, found)
 
-    def _track(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _track(self, frames: np.ndarray | Frames) -> tuple[np.ndarray, np.ndarray]:
         landmarks = np.zeros((len(frames), 468, 2), np.float32)
         found = np.zeros(len(frames), bool)
         region: np.ndarray | None = None  # where the face was in the frame before
@@ -94,7 +96,7 @@ class MouthFinder:
         )
 
 
-def crop_mouths(frames: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+def crop_mouths(frames: np.ndarray | Frames, landmarks: np.ndarray) -> np.ndarray:
     """Align RGB frames (V, H, W, 3) by landmarks (V, 468, 2) and cut gray uint8 (V, 96, 96)."""
     smooth = _smooth(landmarks)
     crops = np.empty((len(frames), CROP, CROP), np.uint8)

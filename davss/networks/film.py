@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 HIDDEN = 256
+Modulations = list[tuple[Tensor, Tensor]]  # per site γ and β, each (B, C, 1, N)
 
 
 class FiLM(nn.Module):
@@ -33,7 +34,7 @@ class FiLM(nn.Module):
 
     def forward(
         self, lips: Tensor | None, has_lips: Tensor | None, batch: int, frames: int, padded: int
-    ) -> list[tuple[Tensor, Tensor]]:
+    ) -> Modulations:
         """(B, V, D) lips or None, (B,) bool or None → per site γ and β, each (B, C, 1, padded
         frames of the level).
 
@@ -41,7 +42,7 @@ class FiLM(nn.Module):
         """
         hidden = self._embed(lips, has_lips, batch)
         resampled: dict[int, Tensor] = {}
-        modulations = []
+        modulations: Modulations = []
         for site, level in zip(self.sites, self.levels, strict=True):
             if level not in resampled:
                 total = padded >> level

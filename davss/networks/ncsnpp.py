@@ -7,15 +7,17 @@ A waveform goes in and a waveform comes out; the STFT is inside. Modules are kep
 Shapes: B batch · T samples · F bins · N frames · V video frames · D visual feature size.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from davss.errors import DavssError
 from davss.networks import layers
-from davss.networks.film import FiLM, modulate
+from davss.networks.film import FiLM, Modulations, modulate
 
 FRAME_MULTIPLE = 16
 
@@ -46,6 +48,7 @@ class NCSNpp(nn.Module):
                 f"network.n_fft = {n_fft}: {len(ch_mult)} levels need n_fft/2 + 1 to be a multiple "
                 f"of {2 ** (self.num_levels - 1)}; 254 and 510 are"
             )
+        self.checkpointing = False  # less memory for a backward, at the cost of a second forward
         self.window: Tensor
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
         channels = [nf * m for m in ch_mult]
@@ -99,28 +102,43 @@ class NCSNpp(nn.Module):
                 add(layers.ResnetBlock(c, c, embedding, layers.upsample))
 
     def forward(
-        self, x: Tensor, c_noise: Tensor, lips: Tensor | None = None, has_lips: Tensor | None = None
+        self,
+        x: Tensor,
+        c_noise: Tensor,
+        lips: Tensor | None = None,
+        has_lips: Tensor | None = None,
+        modulations: Modulations | None = None,
     ) -> Tensor:
         """(B, 1, T) scaled waveform, (B,) noise-level label → (B, 1, T).
 
         lips: (B, V, D) or None for the null condition; has_lips: (B,) bool, items that are False
-        get the null condition.
+        get the null condition; modulations: what `condition` made of both, in their place.
         """
+        if modulations is None and self.film is not None:
+            modulations = self.condition(lips, has_lips, x.shape[0], x.shape[-1])
         spectrogram = self._stft(x[:, 0])
-        frames = spectrogram.shape[-1]
-        h = F.pad(spectrogram, (0, -frames % FRAME_MULTIPLE))
-        film = None
-        if self.film is not None:
-            film = iter(self.film(lips, has_lips, x.shape[0], frames, h.shape[-1]))
+        h = F.pad(spectrogram, (0, -spectrogram.shape[-1] % FRAME_MULTIPLE))
         # padded frames stay: public checkpoints were trained with their contribution to the last
         # window
-        h = self._unet(h, c_noise, film)
-        return self._istft(h, x.shape[-1])[:, None]
+        h = self._unet(h, c_noise, modulations or [])
+        return self._istft(h.to(x.dtype), x.shape[-1])[:, None]
 
-    def _unet(self, x: Tensor, c_noise: Tensor, film) -> Tensor:
+    def condition(
+        self, lips: Tensor | None, has_lips: Tensor | None, batch: int, num_samples: int
+    ) -> Modulations:
+        """FiLM's scales and shifts for `batch` signals of `num_samples`; they depend on the lips
+        only, so a sampler computes them once. Empty for a network without lips.
+        """
+        if self.film is None:
+            return []
+        frames = num_samples // self.hop_length + 1
+        return self.film(lips, has_lips, batch, frames, frames + -frames % FRAME_MULTIPLE)
+
+    def _unet(self, x: Tensor, c_noise: Tensor, modulations: Modulations) -> Tensor:
         """(B, 2, F, N) → (B, 2, F, N), N a multiple of 16."""
-        condition = (lambda h: modulate(h, *next(film))) if film else (lambda h: h)
-        modules = iter(self.all_modules)
+        film = iter(modulations)
+        condition = (lambda h: modulate(h, *next(film))) if modulations else (lambda h: h)
+        modules = (self._remembering(module) for module in self.all_modules)
         fourier, dense_0, dense_1, stem = (next(modules) for _ in range(4))
         embedding = dense_1(F.silu(dense_0(fourier(c_noise))))
 
@@ -149,6 +167,16 @@ class NCSNpp(nn.Module):
             if level > 0:
                 h = next(modules)(h, embedding)
         return self.output_layer(output)
+
+    def compile_unet(self) -> None:
+        """Compile all but the STFTs with torch.compile, at the first call of each shape."""
+        self._unet = torch.compile(self._unet)  # type: ignore[method-assign]
+
+    def _remembering(self, module: nn.Module) -> Callable[..., Tensor]:
+        """The module, or one that keeps no activations for its backward but computes them again."""
+        if self.checkpointing and torch.is_grad_enabled():
+            return partial(checkpoint, module, use_reentrant=False)
+        return module
 
     def _stft(self, x: Tensor) -> Tensor:  # (B, T) → (B, 2, F, N): real and imaginary part
         spectrogram = torch.stft(

@@ -9,42 +9,32 @@ source receives its vector–Jacobian product: one forward and one backward per 
 Shapes: B batch · M sources · T samples.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from davss.config import SamplerConfig
-from davss.diffusion.schedule import sigma_schedule
 from davss.posterior.likelihood import (
     compressed_distance,
-    compressed_stft,
     value_and_gradient,
 )
-
-Denoise = Callable[[Tensor, Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Step:
-    """What a callback sees of one step; tensors are the sampler's own, to be read, not kept by
-    reference.
-    """
-
-    step: int
-    sigma: float  # σ̂ after churn
-    u: Tensor  # (B, M, T) state at σ̂
-    denoised: Tensor  # (B, M, T) estimate û
-    likelihood: Tensor  # (B,) ℓ of Σ û
-    prior_step: Tensor  # (B, M) RMS of the move along the prior's ODE
-    likelihood_step: Tensor  # (B, M) RMS of the move along −∇ℓ
+from davss.posterior.steps import (
+    Callback,
+    Denoise,
+    Step,
+    at_level,
+    churn,
+    compressed_target,
+    noise_levels,
+    rms,
+    start,
+    without_gradient,
+)
 
 
-Callback = Callable[[Step], None]
-
-
-def sample(
+def dps(
     denoise: Denoise,
     mixture: Tensor,
     num_sources: int,
@@ -52,67 +42,47 @@ def sample(
     generators: Sequence[torch.Generator],
     callback: Callback | None = None,
 ) -> Tensor:
-    """Sources (B, M, T) drawn from the posterior given their sum, the mean of `config.num_samples`
-    draws.
+    """One draw of the sources, (B, M, T); see `davss.posterior.sample`.
 
-    denoise: (u (B, M, T), sigma (B,)) → denoised (B, M, T), differentiable, each source alone;
-    mixture: (B, T), already scaled so that every source is near the priors' sigma_data, float32 or
-    float64; generators: one CPU generator per item, so that an item's result depends on no other
-    item. A diverged item is non-finite, the others are not touched.
+    `order` 1 is Euler; 2 is Heun, or with `multistep` DPM-Solver++(2M, arXiv 2211.01095) for the
+    prior's part, whose second order costs no call.
     """
-    draws = [
-        sample_once(denoise, mixture, num_sources, config, generators, callback)
-        for _ in range(config.num_samples)
-    ]
-    return torch.stack(draws).mean(dim=0)
+    target = compressed_target(mixture, config.compression)
 
-
-def sample_once(
-    denoise: Denoise,
-    mixture: Tensor,
-    num_sources: int,
-    config: SamplerConfig,
-    generators: Sequence[torch.Generator],
-    callback: Callback | None = None,
-) -> Tensor:
-    """One draw of the sources, (B, M, T); see `sample`."""
-    grid = sigma_schedule(config.num_steps, config.sigma_min, config.sigma_max, config.rho)
-    sigmas = [*grid.tolist(), 0.0]
-    target = compressed_stft(mixture, config.compression)
-    step_scale = config.zeta * mixture.shape[-1] ** 0.5
-
-    def slope(u: Tensor, sigma: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """û, ℓ, and both parts of d = du/dσ: along the prior's ODE and along the likelihood's
-        gradient.
-        """
+    def slope(u: Tensor, sigma: float) -> tuple[Tensor, Tensor, Tensor]:
+        """û, ℓ, and the likelihood's part of d = du/dσ."""
         denoised, likelihood, gradient = estimate(denoise, u, sigma, target, config.compression)
-        pull = step_scale * gradient / (row_norm(gradient) + 1e-8)
-        return denoised, likelihood, (u - denoised) / sigma, pull
+        zeta = config.zeta_late if sigma < config.sigma_data else config.zeta
+        step_scale = (config.zeta if zeta is None else zeta) * mixture.shape[-1] ** 0.5
+        return denoised, likelihood, step_scale * gradient / (row_norm(gradient) + 1e-8)
 
-    u = sigmas[0] * draw(mixture, num_sources, generators)
-    if config.warm_start:
-        u = u + mixture[:, None] / num_sources
-    for k, (sigma, sigma_next) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
-        sigma_hat = sigma * (1 + min(config.s_churn / config.num_steps, 2**0.5 - 1))
-        if sigma_hat > sigma:
-            spread = config.s_noise * (sigma_hat**2 - sigma**2) ** 0.5
-            u = u + spread * draw(mixture, num_sources, generators)
-        if sigma_next == 0:  # û is the result: there is no move left to steer
-            denoised, likelihood = conclude(denoise, u, sigma_hat, target, config.compression)
+    u = start(mixture, num_sources, config, generators)
+    previous: tuple[float, Tensor] | None = None
+    for level in noise_levels(config):
+        u, sigma = churn(u, level, config.s_noise, generators), level.sigma_hat
+        if level.is_last:  # û is the result: there is no move left to steer
+            denoised = without_gradient(denoise, u, sigma)
             if callback:
+                likelihood = compressed_distance(target, denoised.sum(dim=1), config.compression)
                 still = torch.zeros_like(u[..., 0])
-                callback(Step(k, sigma_hat, u, denoised, likelihood, still, still))
+                callback(Step(level.step, sigma, u, denoised, likelihood, still, still))
             return denoised
-        denoised, likelihood, prior_slope, pull = slope(u, sigma_hat)
-        dt = sigma_next - sigma_hat
+        denoised, likelihood, pull = slope(u, sigma)
+        dt = level.sigma_next - sigma
+        ahead = denoised
+        if config.multistep and previous is not None:
+            ahead = extrapolate(denoised, sigma, *previous, level.sigma_next)
+        move, push = dt * (u - ahead) / sigma, dt * pull
         if callback:
-            moves = (rms(dt * prior_slope), rms(dt * pull))
-            callback(Step(k, sigma_hat, u, denoised, likelihood, *moves))
-        d = prior_slope + pull
-        if config.order == 2:
-            _, _, prior_slope, pull = slope(u + dt * d, sigma_next)
-            d = (d + prior_slope + pull) / 2
-        u = u + dt * d
+            moves = rms(move), rms(push)
+            callback(Step(level.step, sigma, u, denoised, likelihood, *moves))
+        if config.order == 2 and not config.multistep:
+            there = u + move + push
+            second, _, pull_there = slope(there, level.sigma_next)
+            move = (move + dt * (there - second) / level.sigma_next) / 2
+            push = (push + dt * pull_there) / 2
+        u = u + move + push
+        previous = sigma, denoised
     raise AssertionError("the last noise level is zero")
 
 
@@ -123,29 +93,19 @@ def estimate(
     denoiser.
     """
     u = u.detach().requires_grad_(True)
-    levels = torch.full((len(u),), sigma, dtype=u.dtype, device=u.device)
     with torch.enable_grad():
-        denoised = denoise(u, levels)
+        denoised = denoise(u, at_level(u, sigma))
     likelihood, v = value_and_gradient(target, denoised.detach().sum(dim=1), compression)
     (gradient,) = torch.autograd.grad(denoised, u, v[:, None].expand_as(denoised))
     return denoised.detach(), likelihood, gradient
 
 
-@torch.no_grad()
-def conclude(
-    denoise: Denoise, u: Tensor, sigma: float, target: Tensor, compression: float
-) -> tuple[Tensor, Tensor]:
-    """û (B, M, T) and ℓ (B,) without a gradient."""
-    levels = torch.full((len(u),), sigma, dtype=u.dtype, device=u.device)
-    denoised = denoise(u, levels)
-    return denoised, compressed_distance(target, denoised.sum(dim=1), compression)
-
-
-def draw(mixture: Tensor, num_sources: int, generators: Sequence[torch.Generator]) -> Tensor:
-    """Standard normal (B, M, T), item b from generator b."""
-    shape = (num_sources, mixture.shape[-1])
-    items = [torch.randn(shape, generator=g, dtype=mixture.dtype) for g in generators]
-    return torch.stack(items).to(mixture.device)
+def extrapolate(
+    denoised: Tensor, sigma: float, sigma_before: float, before: Tensor, sigma_next: float
+) -> Tensor:
+    """û at the middle of the step ahead, in log σ, from û here and one step before."""
+    half = 0.5 * math.log(sigma / sigma_next) / math.log(sigma_before / sigma)
+    return denoised + half * (denoised - before)
 
 
 def row_norm(x: Tensor) -> Tensor:
@@ -154,8 +114,3 @@ def row_norm(x: Tensor) -> Tensor:
     """
     rows = [torch.linalg.vector_norm(row) for row in x.flatten(0, 1)]
     return torch.stack(rows).view(*x.shape[:2], 1)
-
-
-def rms(x: Tensor) -> Tensor:
-    """Root mean square over time, (B, M)."""
-    return x.square().mean(dim=-1).sqrt()

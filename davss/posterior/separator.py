@@ -1,12 +1,15 @@
 """The separator: a mixture and lips in, each person's voice and the noise out.
 
-It brings a recording to the priors' rate and level, builds the denoiser of all sources from a
-speech and a noise prior, samples the posterior, and undoes the scaling.
+It brings a recording to the priors' rate and level, cuts it into windows if it is long, builds the
+denoiser of all sources from a speech prior and a noise model, samples the posterior, and undoes
+the scaling.
 
-Shapes: B batch · K speakers · L speakers with lips · M = K + 1 sources · T samples ·
-V video frames · D visual feature size · N steps.
+Shapes: B batch · K speakers · L speakers with lips · M = K + 1 sources (K without a noise model) ·
+T samples · P windows sampled together · W samples of a window · V video frames · D visual feature
+size · N steps · F bins.
 """
 
+import contextlib
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,14 +18,18 @@ import torch
 import torchaudio.functional
 from torch import Tensor
 
-from davss.config import SamplerConfig
-from davss.diffusion.guidance import guided_denoise
+from davss.config import NoiseModel, SamplerConfig, SeparationConfig, changed
+from davss.diffusion.guidance import GuidedSpeech
 from davss.diffusion.prior import NoisePrior, SpeechPrior
 from davss.errors import DavssError
-from davss.posterior.dps import Denoise, Step, sample
-
-VIDEO_RATE = 25
-SILENCE_RMS = 1e-6
+from davss.posterior.inputs import VIDEO_RATE, check_lips, check_mixture, count_speakers
+from davss.posterior.noise_models import GaussianNoise, NmfNoise
+from davss.posterior.recordings import Outcome, Piece, Recordings
+from davss.posterior.sampling import draws
+from davss.posterior.spread import spread
+from davss.posterior.steps import Callback, Denoise
+from davss.posterior.trace import Trace
+from davss.posterior.windows import Windows, conditioned, plan_windows, waves
 
 
 @dataclass(frozen=True)
@@ -31,38 +38,50 @@ class Separation:
 
     speech: Tensor  # (B, K, T)
     noise: Tensor  # (B, T)
-    trace: dict[str, Tensor]  # sigma (N,), likelihood (N, B), {prior,likelihood}_step (N, B, M)
+    trace: dict[str, Tensor]  # sigma (N,), likelihood (N, B), {prior,likelihood}_step (N, B, M),
+    # retries (B,): windows sampled again with half of zeta because they had diverged
     errors: list[str | None]  # per item
-    num_evaluations: int  # calls of each prior's network
+    warnings: list[list[str]]  # per item: windows of it that diverged, left in the noise
+    num_evaluations: int  # calls of each prior's network, for every window
+    spread: Tensor | None = None  # (B, M, F, N) with several draws, see davss.posterior.spread
 
 
 class Separator:
     """Separates mixtures with a speech prior and a noise prior (Algorithm 1 of DAVSS-NM).
 
-    device: where to compute, by default the GPU if there is one. Raises DavssError if the priors
-    do not fit each other.
+    noise_prior: a prior, or "nmf", "gaussian" or "none", which need none (docs/method.md §6);
+    device: where to compute, by default the GPU if there is one; execution: how, which changes
+    results by rounding only. Raises DavssError if the priors do not fit each other.
     """
 
     def __init__(
         self,
         speech_prior: SpeechPrior,
-        noise_prior: NoisePrior,
+        noise_prior: NoisePrior | NoiseModel,
         sampler: SamplerConfig | None = None,
         device: str | torch.device | None = None,
+        execution: SeparationConfig | None = None,
     ) -> None:
-        if speech_prior.sample_rate != noise_prior.sample_rate:
+        priors = [prior for prior in (speech_prior, noise_prior) if not isinstance(prior, str)]
+        rates = [prior.sample_rate for prior in priors]
+        if len(set(rates)) > 1:
             raise DavssError(
-                f"priors: the speech prior works at {speech_prior.sample_rate} Hz, the noise prior "
-                f"at {noise_prior.sample_rate} Hz; give two priors of one rate"
+                f"priors: the speech prior works at {rates[0]} Hz, the noise prior at {rates[1]} "
+                f"Hz; give two priors of one rate"
             )
         default = "cuda" if torch.cuda.is_available() else "cpu"
         self.device = torch.device(device or default)
-        # channels-last convolutions are about a quarter faster, see benchmarks/
-        for prior in (speech_prior, noise_prior):
+        self.execution = execution or SeparationConfig()
+        for prior in priors:
+            # channels-last convolutions are faster, see docs/benchmarks.md
             prior.to(self.device).to(memory_format=torch.channels_last)
             prior.eval().requires_grad_(False)
+            prior.network.checkpointing = self.execution.checkpointing
+            if self.execution.compile:
+                prior.network.compile_unet()
         self.speech_prior, self.noise_prior = speech_prior, noise_prior
-        self.sampler = sampler or SamplerConfig()
+        sampler = sampler or SamplerConfig()
+        self.sampler = changed(sampler, sigma_data=speech_prior.sigma_data)
         self.sample_rate = speech_prior.sample_rate
 
     def __call__(
@@ -73,10 +92,10 @@ class Separator:
         sample_rate: int = 16000,
         keys: Sequence[str] | None = None,
         seed: int = 0,
-        callback=None,
+        callback: Callback | None = None,
     ) -> Separation:
         """Separate mixtures (B, T) sampled at `sample_rate`; the output has the same rate and
-        length.
+        length, whatever the level and the offset of the input.
 
         lips: (B, L, V, D) features of the speakers in view, 25 frames per second, or None;
         num_speakers: speakers in all, default L or 1, those beyond L are off-screen (null
@@ -87,143 +106,185 @@ class Separator:
         """
         mixture = torch.as_tensor(mixture, dtype=torch.float32)
         keys = [str(k) for k in (keys if keys is not None else range(len(mixture)))]
-        check_mixture(mixture, keys)
-        signal = torchaudio.functional.resample(mixture, sample_rate, self.sample_rate)
-        signal = signal.to(self.device)
+        offset = check_mixture(mixture, keys)
+        signal = torchaudio.functional.resample(mixture - offset, sample_rate, self.sample_rate)
         if lips is not None:
-            lips = torch.as_tensor(lips, dtype=torch.float32, device=self.device)
+            lips = torch.as_tensor(lips, dtype=torch.float32)
             check_lips(lips, len(mixture), signal.shape[-1] / self.sample_rate)
+            self.speech_prior.check_lips(lips)
         num_speakers = count_speakers(lips, num_speakers)
+        if num_speakers == 0 and self.noise_prior == "none":
+            raise DavssError("num_speakers = 0 with noise model none: nothing is left to find")
+        work = self._recordings(signal, lips, keys, num_speakers)
+        seen = lips.shape[1] if lips is not None else 0
+        for wave in waves(len(work.windows), in_order=num_speakers - seen > 1):
+            for pieces in work.batches(wave, self.execution.batch_size):
+                work.add(pieces, self._separate(pieces, work, num_speakers, seed, callback))
+        return self._finish(work, signal, mixture.shape[-1], sample_rate, offset)
 
-        num_sources = num_speakers + 1
-        spread = torch.stack([item.std() for item in signal])[:, None]
-        scale = self.speech_prior.sigma_data * num_sources**0.5 / spread
-        trace = Trace(self.sampler.num_steps, callback)
-        sources = sample(
-            self.denoiser(lips, num_speakers),
-            scale * signal,
-            num_sources,
-            self.sampler,
-            [generator(seed, key) for key in keys],
-            trace,
-        )
-        sources = (sources / scale[:, None]).cpu()
-        errors = [trace.explain(b, key) for b, key in enumerate(keys)]
+    def _recordings(
+        self, signal: Tensor, lips: Tensor | None, keys: Sequence[str], num_speakers: int
+    ) -> Recordings:
+        windows = self.plan(signal.shape[-1])
+        num_sources = num_speakers + (self.noise_prior != "none")
+        grid = round(self.sample_rate / VIDEO_RATE)
+        return Recordings(signal, lips, keys, windows, num_sources, self.sample_rate, grid)
+
+    def _finish(
+        self, work: Recordings, signal: Tensor, length: int, sample_rate: int, offset: Tensor
+    ) -> Separation:
+        """Everything at the rate and length of the input."""
+        sources = work.sources()
+        if self.noise_prior == "none":  # noise is what the speech does not explain
+            sources = torch.cat([sources, (signal - sources.sum(dim=1))[:, None]], dim=1)
+        sources = torchaudio.functional.resample(sources, self.sample_rate, sample_rate)
+        sources = match_length(sources, length)
+        sources[:, -1] += offset
+        errors = work.errors()
         for b, error in enumerate(errors):
             if error:
                 sources[b] = 0
-        sources = torchaudio.functional.resample(sources, self.sample_rate, sample_rate)
-        sources = match_length(sources, mixture.shape[-1])
         return Separation(
-            sources[:, :-1], sources[:, -1], trace.tensors(), errors, self.num_evaluations
+            speech=sources[:, :-1],
+            noise=sources[:, -1],
+            trace=work.trace(),
+            errors=errors,
+            warnings=work.warnings(),
+            num_evaluations=self.num_evaluations,
+            spread=work.spread(),
         )
+
+    def plan(self, num_samples: int) -> Windows:
+        """Windows for recordings of `num_samples` at the priors' rate."""
+        rate, sampler = self.sample_rate, self.sampler
+        longest, overlap = (
+            round(sampler.window_seconds * rate),
+            round(sampler.overlap_seconds * rate),
+        )
+        return plan_windows(num_samples, round(rate / VIDEO_RATE), longest, overlap)
 
     @property
     def num_evaluations(self) -> int:
-        """Calls of each prior's network that one separation takes."""
-        corrections = self.sampler.num_steps - 1 if self.sampler.order == 2 else 0
-        return self.num_draw_steps + self.sampler.num_samples * corrections
+        """Calls of each prior's network that one window takes."""
+        per_step = {"dps": 1, "daps": self.sampler.ode_steps}.get(self.sampler.name, 1)
+        heun = self.sampler.name == "dps" and self.sampler.order == 2 and not self.sampler.multistep
+        corrections = self.sampler.num_steps - 1 if heun else 0
+        return self.num_draw_steps * per_step + self.sampler.num_samples * corrections
 
     @property
     def num_draw_steps(self) -> int:
-        """Steps of all draws of one separation: how often the callback is called."""
+        """Steps of all draws of one window: how often the callback is called for it."""
         return self.sampler.num_samples * self.sampler.num_steps
 
-    def denoiser(self, lips: Tensor | None, num_speakers: int) -> Denoise:
-        """The denoiser of all sources, (u (B, M, T), sigma (B,)) → (B, M, T): one call of each
-        prior.
+    def _separate(
+        self,
+        pieces: Sequence[Piece],
+        work: Recordings,
+        num_speakers: int,
+        seed: int,
+        callback: Callback | None,
+    ) -> Outcome:
+        """Sample windows together; those that diverge are sampled once more with half of zeta."""
+        known, settled = work.known(pieces)
+
+        def attempt(chosen: list[int], sampler: SamplerConfig, seed: int) -> tuple[Tensor, Trace]:
+            trace = Trace(sampler.num_steps, sampler.sigma_data, callback)
+            some = [pieces[index] for index in chosen]
+            drawn = self._draw(
+                some, known[chosen], settled[chosen], num_speakers, seed, sampler, trace
+            )
+            return drawn, trace
+
+        drawn, trace = attempt(list(range(len(pieces))), self.sampler, seed)
+        retried = sorted(trace.diverged)
+        failed: dict[int, str] = {}
+        if retried:
+            gentler = changed(self.sampler, zeta=self.sampler.zeta / 2)
+            drawn[:, retried], second = attempt(retried, gentler, seed + 1)
+            failed = {retried[index]: second.explain(index) for index in second.diverged}
+        several = len(drawn) > 1
+        return Outcome(
+            sources=drawn.mean(dim=0),
+            trace=trace.tensors(),
+            retried=set(retried),
+            failed=failed,
+            spread=spread(drawn, self.sample_rate) if several else None,
+        )
+
+    def _draw(
+        self,
+        pieces: Sequence[Piece],
+        known: Tensor,
+        settled: Tensor,
+        num_speakers: int,
+        seed: int,
+        sampler: SamplerConfig,
+        callback: Callback,
+    ) -> Tensor:
+        """All draws of windows that are sampled together, (S, P, M, W)."""
+        num_sources = known.shape[1]
+        mixture = torch.stack([piece.mixture for piece in pieces]).to(self.device)
+        lips = [piece.lips for piece in pieces if piece.lips is not None]
+        seen = torch.stack(lips).to(self.device) if lips else None
+        levels = torch.tensor([piece.level for piece in pieces], device=self.device)[:, None]
+        scale = self.speech_prior.sigma_data * num_sources**0.5 / levels
+        mixture = scale * mixture
+        known, settled = scale[:, None] * known.to(self.device), settled.to(self.device)
+        generators = [generator(seed, piece.key) for piece in pieces]
+        one, results = changed(sampler, num_samples=1), []
+        for _ in range(sampler.num_samples):  # a noise model remembers, so every draw has its own
+            denoise = self.denoiser(mixture, seen, num_speakers, generators)
+            denoise = conditioned(denoise, known, settled)
+            results.append(draws(denoise, mixture, num_sources, one, generators, callback)[0])
+        return (torch.stack(results) / scale[:, None]).cpu()
+
+    def denoiser(
+        self,
+        mixture: Tensor,
+        lips: Tensor | None,
+        num_speakers: int,
+        generators: Sequence[torch.Generator],
+    ) -> Denoise:
+        """The denoiser of all sources of mixtures (B, T) at the priors' level, (u (B, M, T), sigma
+        (B,)) → (B, M, T): one call of each prior.
         """
-        weight, form = self.sampler.guidance_weight, self.sampler.guidance_form
+        sampler, shape = self.sampler, (len(mixture), num_speakers, mixture.shape[-1])
+        speech = GuidedSpeech(self.speech_prior, lips, shape, sampler) if num_speakers else None
+        model = self._noise_model(mixture, generators)
 
         def denoise(u: Tensor, sigma: Tensor) -> Tensor:
-            noise = self.noise_prior(u[:, -1], sigma)[:, None]
-            if num_speakers == 0:
-                return noise
-            speech = guided_denoise(self.speech_prior, u[:, :-1], sigma, lips, weight, form)
-            return torch.cat([speech, noise], dim=1)
+            with self._precision():
+                voices = speech(u[:, :num_speakers], sigma) if speech else u[:, :0]
+            if model is None:
+                return voices
+            residual = mixture - voices.detach().sum(dim=1)
+            with self._precision():
+                noise = model(u[:, -1], sigma, residual)
+            return torch.cat([voices, noise[:, None]], dim=1)
 
         return denoise
 
-
-class Trace:
-    """Records the steps of the first draw, and which items stopped being finite."""
-
-    def __init__(self, num_steps: int, callback=None) -> None:
-        self.num_steps, self.callback = num_steps, callback
-        self.steps: list[tuple[float, Tensor, Tensor, Tensor]] = []
-        self.diverged: dict[int, tuple[int, float]] = {}
-
-    def __call__(self, step: Step) -> None:
-        if len(self.steps) < self.num_steps:
-            likelihood, move, pull = step.likelihood, step.prior_step, step.likelihood_step
-            self.steps.append((step.sigma, likelihood.cpu(), move.cpu(), pull.cpu()))
-        finite = torch.isfinite(step.denoised).flatten(1).all(dim=1).tolist()
-        for item in (b for b, good in enumerate(finite) if not good):
-            self.diverged.setdefault(item, (step.step, step.sigma))
-        if self.callback:
-            self.callback(step)
-
-    def explain(self, item: int, key: str) -> str | None:
-        """Why an item has no estimate, or None."""
-        if item not in self.diverged:
+    def _noise_model(self, mixture: Tensor, generators: Sequence[torch.Generator]):
+        """(u (B, T), sigma (B,), residual of the speech (B, T)) → denoised (B, T), or None."""
+        if self.noise_prior == "none":
             return None
-        step, sigma = self.diverged[item]
-        return (
-            f"{key}: the sampler diverged at step {step} of {self.num_steps} (sigma {sigma:.2g}); "
-            f"lower sampler.zeta or raise sampler.num_steps"
-        )
+        if self.noise_prior == "nmf":
+            return NmfNoise(mixture, self.sample_rate, generators)
+        if self.noise_prior == "gaussian":
+            return GaussianNoise(mixture, self.sample_rate, generators)
+        return lambda u, sigma, residual: self.noise_prior(u, sigma)
 
-    def tensors(self) -> dict[str, Tensor]:
-        """sigma (N,), likelihood (N, B), prior_step and likelihood_step (N, B, M)."""
-        sigma, likelihood, prior_step, likelihood_step = zip(*self.steps, strict=True)
-        return {
-            "sigma": torch.tensor(sigma),
-            "likelihood": torch.stack(likelihood),
-            "prior_step": torch.stack(prior_step),
-            "likelihood_step": torch.stack(likelihood_step),
-        }
+    def _precision(self) -> contextlib.AbstractContextManager[object]:
+        wanted = self.execution.precision
+        if wanted == "bfloat16" or (wanted == "auto" and self.device.type == "cuda"):
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return contextlib.nullcontext()
 
 
 def generator(seed: int, key: str) -> torch.Generator:
     """The random generator of one item: it depends on (seed, key) and on nothing else."""
     value = int.from_bytes(hashlib.sha256(f"{seed}/{key}".encode()).digest()[:8], "little")
     return torch.Generator().manual_seed(value % 2**63)
-
-
-def check_mixture(mixture: Tensor, keys: Sequence[str]) -> None:
-    """Raise DavssError naming the first item that is misshapen, non-finite or silent."""
-    if mixture.ndim != 2 or len(keys) != len(mixture):
-        raise DavssError(
-            f"mixture: shape {tuple(mixture.shape)} with {len(keys)} keys; give (B, T) and B keys"
-        )
-    for item, key in zip(mixture, keys, strict=True):
-        if not torch.isfinite(item).all():
-            raise DavssError(f"{key}: the mixture has NaN or infinite samples; repair it")
-        if item.std() < SILENCE_RMS:
-            raise DavssError(f"{key}: the mixture is silent; there is nothing to separate")
-
-
-def check_lips(lips: Tensor, batch: int, seconds: float) -> None:
-    """Raise DavssError unless lips are (B, L, V, D) and last as long as the mixture, to a frame."""
-    if lips.ndim != 4 or len(lips) != batch:
-        raise DavssError(f"lips: shape {tuple(lips.shape)}; give (B, L, V, D) with B = {batch}")
-    if not torch.isfinite(lips).all():
-        raise DavssError("lips: NaN or infinite features; compute them again")
-    if abs(lips.shape[2] - seconds * VIDEO_RATE) > 1:
-        raise DavssError(
-            f"lips: {lips.shape[2]} frames are {lips.shape[2] / VIDEO_RATE:.2f} s, the mixture "
-            f"lasts {seconds:.2f} s; cut both to the same stretch"
-        )
-
-
-def count_speakers(lips: Tensor | None, num_speakers: int | None) -> int:
-    """Speakers in all: those with lips and those off-screen."""
-    seen = lips.shape[1] if lips is not None else 0
-    if num_speakers is None:
-        return seen or 1
-    if num_speakers < seen:
-        raise DavssError(f"num_speakers = {num_speakers}, but lips of {seen} speakers were given")
-    return num_speakers
 
 
 def match_length(signal: Tensor, length: int) -> Tensor:

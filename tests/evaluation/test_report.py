@@ -7,12 +7,16 @@ import math
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas
 import pytest
+from scipy import stats
 
+from davss import config
 from davss.evaluation import metrics
 from davss.evaluation.mixtures import Mixture
 from davss.evaluation.report import charts, examples, page, summary
@@ -34,9 +38,24 @@ def make_trace(sources: int) -> dict[str, np.ndarray]:
     return {"sigma": sigma, "likelihood": sigma**2, "prior_step": step, "likelihood_step": step / 2}
 
 
+def score_rows(model: str, condition: str, mixture: Mixture, estimate, failed: bool) -> list[dict]:
+    facts = {"key": mixture.key, "num_speakers": len(mixture.speech), "condition": condition}
+    facts |= {"noise_model": model, "sir_db": 0.0, "snr_db": 5.0}
+    nothing = dict.fromkeys(metrics.METRICS, math.nan) | {"error": "not finite"}
+    scored = metrics.score_sources(estimate, mixture)
+    return [{**facts, **row, **(nothing if failed else {})} for row in scored]
+
+
+def estimate_row(model: str, key: str, failed: bool) -> dict:
+    row = {"key": key, "noise_model": model, "error": "not finite" if failed else None}
+    return row | {"residual_db": -30.0, "seconds_taken": 2.0, "evaluations": STEPS}
+
+
 @pytest.fixture(scope="module")
 def results() -> page.Results:
-    """Two conditions; the dns one is no better than the mixture, and one of its mixtures failed."""
+    """Two conditions; the dns one is no better than the mixture, and one of its mixtures failed.
+    Then the same mixtures with NMF, which leaks more.
+    """
     rng = np.random.default_rng(0)
     rows, estimates, signals = [], [], {}
     for condition, leak in (("wham", 0.1), ("dns", 1.4)):
@@ -49,22 +68,20 @@ def results() -> page.Results:
                 estimate = (1 - amount) * sources + amount * mixture.mixture
                 if leak > 1:
                     estimate = mixture.mixture + 0.1 * rng.standard_normal(sources.shape)
-                facts = {"key": key, "num_speakers": speakers, "condition": condition}
-                scored = metrics.score_sources(estimate, mixture)
                 failed = key == "dns-k2-0000"
-                for row in scored:
-                    if failed:
-                        row |= dict.fromkeys(metrics.METRICS, math.nan) | {"error": "not finite"}
-                    rows.append({**facts, "prior": "wham", "sir_db": 0.0, "snr_db": 5.0, **row})
-                estimates.append(
-                    {"key": key, "prior": "wham", "error": "not finite" if failed else None}
-                    | {"residual_db": -30.0, "seconds_taken": 2.0, "evaluations": STEPS}
-                )
+                rows += score_rows("wham", condition, mixture, estimate, failed)
+                estimates.append(estimate_row("wham", key, failed))
                 signals[key] = (mixture, estimate.astype(np.float32))
+    for key, (mixture, _) in signals.items():
+        sources = np.concatenate([mixture.speech, mixture.noise[None]])
+        amount = rng.uniform(0.4, 0.6)
+        estimate = (1 - amount) * sources + amount * mixture.mixture
+        rows += score_rows("nmf", key.split("-")[0], mixture, estimate, False)
+        estimates.append(estimate_row("nmf", key, False))
     scores = pandas.DataFrame(rows)
     chosen = []
     for condition in ("wham", "dns"):
-        own = scores[scores.condition == condition]
+        own = scores[(scores.condition == condition) & (scores.noise_model == "wham")]
         for key, why in examples.choose(own, 1):
             mixture, estimate = signals[key]
             by_source = own[own.key == key].set_index("source").to_dict("index")
@@ -81,8 +98,10 @@ def results() -> page.Results:
         | {"valid_loss_sigma_0.1": [1.0, 0.7]}
     )
     sampler = {"name": "dps", "num_steps": STEPS, "zeta": 0.5, "guidance_weight": 0.5}
+    sampler["num_samples"] = 3
     header = page.Header("abc123-dirty", "1 May 2026", "demo", sampler, 0)
-    return page.Results(header, scores, groups, chosen, {"speech": history})
+    differences = summary.paired_differences(scores)
+    return page.Results(header, scores, groups, chosen, differences, {"speech": history})
 
 
 @pytest.fixture(scope="module")
@@ -91,10 +110,11 @@ def html(results: page.Results) -> str:
 
 
 def test_means_count_each_mixture_once_and_know_what_failed(results):
-    groups = {(g.condition, g.num_speakers): g for g in results.groups}
+    groups = {(g.condition, g.num_speakers): g for g in results.groups if g.trained}
     group = groups["wham", 2]
     own = results.scores[
-        (results.scores.condition == "wham")
+        (results.scores.noise_model == "wham")
+        & (results.scores.condition == "wham")
         & (results.scores.num_speakers == 2)
         & (results.scores.source != "noise")
     ]
@@ -109,10 +129,71 @@ def test_means_count_each_mixture_once_and_know_what_failed(results):
 
 
 def test_metrics_are_plain_json(results):
-    values = json.loads(json.dumps(summary.as_metrics(results.groups), allow_nan=False))
+    found = summary.as_metrics(results.groups, results.differences)
+    values = json.loads(json.dumps(found, allow_nan=False))
     wham = values["wham"]["wham"]["speakers_1"]
     assert wham["mixtures"] == 3 and wham["si_sdri"] > 0 and wham["si_sdri_interval"] > 0
     assert {"si_sdr", "pesq", "estoi", "noise_si_sdr"} <= set(wham)
+    assert set(values) == {"wham", "nmf", "noise_models"}
+    pairs = values["noise_models"]["wham_minus_nmf"]
+    assert pairs["all"]["mixtures"] == 11 and pairs["dns"]["speakers_2"]["mixtures"] == 2
+    assert pairs["wham"]["speakers_1"]["si_sdr"] > 0
+    assert {"si_sdr", "si_sdr_interval", "mixtures"} == set(pairs["all"])
+
+
+def test_paired_differences_are_those_of_a_paired_t_test(results):
+    """Over the mixtures that both separated; scipy's own paired test gives the interval."""
+    speech = results.scores[results.scores.source != "noise"]
+    means = speech.groupby(["noise_model", "key"]).si_sdr.agg(lambda c: c.mean(skipna=False))
+    both = pandas.DataFrame({"wham": means["wham"], "nmf": means["nmf"]}).dropna()
+    cases = [(both, None, None), (both.filter(like="dns-k2", axis=0), "dns", 2)]
+    for own, condition, count in cases:
+        test = stats.ttest_rel(own.wham, own.nmf)
+        interval = test.confidence_interval(0.95)
+        (found,) = (
+            d for d in results.differences if (d.condition, d.num_speakers) == (condition, count)
+        )
+        assert found.mixtures == len(own) and found.noise_model == "wham"
+        assert found.mean == pytest.approx((own.wham - own.nmf).mean())
+        assert found.mean - found.interval == pytest.approx(interval.low)
+        assert found.mean + found.interval == pytest.approx(interval.high)
+    assert [(d.condition, d.num_speakers) for d in results.differences] == [
+        (None, None),
+        *((condition, count) for condition in ("wham", "dns") for count in SPEAKERS),
+    ]
+
+
+def test_no_differences_without_the_baseline_or_a_trained_prior(results):
+    scores = results.scores
+    assert summary.paired_differences(scores[scores.noise_model == "wham"]) == []
+    assert summary.paired_differences(scores[scores.noise_model == "nmf"]) == []
+
+
+@pytest.mark.parametrize(
+    ("mean", "interval", "said"),
+    [
+        (
+            2.9,
+            0.5,
+            "is met here with diffusion (WHAM!): +2.9 ± 0.5 dB over the same 4",
+        ),
+        (2.3, 0.5, "is met here on average, but not beyond the error, with"),
+        (2.9, math.nan, "is met here on average, but not beyond the error, with"),
+        (0.4, 0.1, "is not met here with diffusion (WHAM!): +0.4 ± 0.1 dB"),
+        (-1.0, 0.1, "is not met here with diffusion (WHAM!): −1.0 ± 0.1 dB"),
+        (math.nan, math.nan, "could not be tested here"),
+    ],
+)
+def test_the_claim_is_judged_plainly(mean, interval, said):
+    over_all = summary.Difference("wham", None, None, 4, mean, interval)
+    parts = [summary.Difference("wham", "dns", k, 2, 2.5 - k, 0.1) for k in (0, 1, 2)]
+    (claim,) = page.claims([over_all, *parts])
+    assert said in claim and "beats NMF by more than 2 dB SI-SDR" in claim
+    assert claim.endswith(", above 2 dB in 1 of 3 settings.") and page.claims(parts) == []
+
+
+def test_all_models_without_training_have_a_name():
+    assert set(summary.UNTRAINED) == set(get_args(config.NoiseModel))
 
 
 def test_verdicts():
@@ -162,10 +243,50 @@ def test_charts_have_themed_colours_a_name_and_no_ids_that_clash(results):
     assert svg == again
 
 
+def test_the_chart_of_noise_models_says_all_means(results):
+    groups = [group for group in results.groups if group.condition == "wham"]
+    names = {"wham": "diffusion (WHAM!)", "nmf": "NMF"}
+    svg = charts.gains_by_noise_model(groups, names, "WHAM! noise", (-5, 20))
+    label = re.search('aria-label="([^"]*)"', svg).group(1)
+    for group in groups:
+        assert f"{names[group.noise_model]} {group.mean['si_sdri']:.1f} dB" in label
+    assert all(f">{name}</text>" in svg for name in names.values())
+    assert "var(--series-1)" in svg and "var(--series-2)" in svg
+    alone = replace(groups[0], interval=dict.fromkeys(groups[0].interval, math.nan))
+    assert "<svg" in charts.gains_by_noise_model([alone], names, "one mixture", (-5, 20))
+
+
 def test_page_says_what_falls_short(html):
     assert "falls short in DNS noise with 1 speaker (WHAM! prior), DNS noise with 2" in html
     assert html.count('class="worse') == 2 and "1 failed" in html
     assert "falls short of the mixture</span>" in html
+
+
+def test_page_compares_noise_models_apart_from_the_trained_prior(html, results):
+    scores, rest = html.split('id="noise-models"')
+    comparison, rest = rest.split('id="distributions"')
+    assert ">NMF" not in scores and ">NMF" not in rest
+    assert "diffusion (WHAM!) − NMF" in comparison and "beats NMF by more than 2 dB" in comparison
+    assert comparison.count("<tr") == 1 + 4 and comparison.count("<svg") == 2
+    assert "1 failed" in comparison and "2 mixtures</span>" in comparison
+    assert "<h1>Separated speech beats the mixture in 2 of 4 settings" in html
+    assert "12 mixtures of unseen speakers" in html
+    assert "Sampler: dps, 5 steps, mean of 3 draws" in html
+
+
+def test_page_of_trained_priors_alone_compares_nothing(results):
+    scores = results.scores[results.scores.noise_model == "wham"]
+    groups = [group for group in results.groups if group.trained]
+    html = page.build_page(page.Results(results.header, scores, groups, []))
+    assert "noise-models" not in html and ">NMF" not in html
+
+
+def test_page_of_untrained_models_alone_says_so(results):
+    scores = results.scores[results.scores.noise_model == "nmf"]
+    groups = [group for group in results.groups if not group.trained]
+    html = page.build_page(page.Results(results.header, scores, groups, []))
+    assert "No mixture has been scored with a trained noise prior." in html
+    assert 'id="noise-models"' in html and "more than 2 dB" not in html
 
 
 def test_page_is_self_contained_and_accessible(html):
@@ -201,7 +322,7 @@ def test_page_in_a_browser(html, tmp_path: Path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     dom = done.stdout
     assert done.returncode == 0 and "</html>" in dom
-    assert dom.count("<tbody>") == 1 and dom.count("<tr") == 1 + 4
+    assert dom.count("<tbody>") == 2 and dom.count("<tr") == 2 * (1 + 4)
     assert dom.count("<audio") == dom.count("<img") == 10
     # Every player was set up by the script, to its end and without an error.
     assert dom.count('class="play" aria-label="Play ') == 10

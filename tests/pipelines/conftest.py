@@ -21,6 +21,7 @@ PARAMS = {
     "profile": "demo",
     "seed": 0,
     "noise_priors": ["wham"],
+    "noise_models": ["wham", "nmf"],
     "conditions": ["wham"],
     "mixtures": {
         "num_speakers": [1, 2],

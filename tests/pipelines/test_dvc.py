@@ -16,10 +16,12 @@ from pipelines.compose import compose
 ROOT = Path(__file__).parents[2]
 DVC_YAML = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 STAGES = {name: stage.get("do", stage) for name, stage in DVC_YAML["stages"].items()}
+COMPARED = [f"{n}-{c}" for n in ("wham", "nmf", "gaussian", "none") for c in ("wham", "dns")]
 DEMO = [
     *("demo_corpus@demo", "shards@voxceleb2", "shards@wham", "shards@dns"),
     *("mixtures@wham", "mixtures@dns", "train_speech", "train_noise@wham"),
-    *("separate@wham-wham", "separate@wham-dns", "score@wham-wham", "score@wham-dns", "report"),
+    *(f"{stage}@{each}" for stage in ("separate", "score") for each in COMPARED),
+    "report",
 ]
 STUB = """
 import json, sys
@@ -159,18 +161,25 @@ def test_the_demo(clone):
     assert not ran and "up to date" in output
 
     _, ran = dvc(clone, "exp", "run", "-S", "sampler.zeta=0.7")
-    onward = ["score wham dns", "score wham wham", "separate wham dns", "separate wham wham"]
-    assert ran[-1] == "report" and sorted(ran[:-1]) == onward
+    onward = [f"{s} {each.replace('-', ' ')}" for s in ("score", "separate") for each in COMPARED]
+    assert ran[-1] == "report" and sorted(ran[:-1]) == sorted(onward)
     assert (clone / "params.yaml").read_text() == compose("demo", ["sampler.zeta=0.7"])
 
     edit(clone, "davss/evaluation/metrics.py", "code", "edited")
     output, _ = dvc(clone, "repro", "--dry")
     ran = re.findall(r"^Running stage '(.*)'", output, re.MULTILINE)
-    assert sorted(ran) == ["score@wham-dns", "score@wham-wham"]
+    assert sorted(ran) == sorted(f"score@{each}" for each in COMPARED)
 
     output, _ = dvc(clone, "plots", "show", "--json")
     plots = json.loads(output)["data"]
     assert {"SI-SDR of sources", "data/training/speech/history.csv"} <= set(plots)
+
+
+def test_noise_models_without_training_need_the_priors_all_the_same(clone):
+    """The speech prior: DVC finds its stage through the folder of all priors."""
+    output, _ = dvc(clone, "dag", "separate@nmf-dns", "--dot")
+    assert '"train_speech" -> "separate@nmf-dns"' in output
+    assert DVC_YAML["stages"]["separate"]["matrix"]["noise"] == "${noise_models}"
 
 
 def test_the_paper_profile_without_its_corpora(clone):
@@ -186,7 +195,8 @@ def test_the_paper_profile_without_its_corpora(clone):
     listed, _ = dvc(clone, "stage", "list", "--name-only")
     stages = listed.split()
     assert "demo_corpus@demo" not in stages
-    assert {"train_noise@dns", "score@dns-wham", "score@wham-dns"} <= set(stages)
+    assert {"train_noise@dns", "score@dns-wham", "score@wham-dns", "score@nmf-dns"} <= set(stages)
+    assert "train_noise@nmf" not in stages
 
 
 def test_an_unknown_key_is_named(clone):

@@ -38,6 +38,7 @@ def test_every_section_parses(profile):
     validate(params)
     assert params["profile"] == profile
     assert set(SECTIONS) - set(params) == ({"demo"} if profile == "paper" else set())
+    assert set(params["noise_priors"]) <= set(params["noise_models"])
     assert set(params["noise_priors"]) | set(params["conditions"]) <= set(params["corpora"])
 
 
@@ -49,6 +50,7 @@ def test_the_paper_profile_is_the_dataclass_defaults():
     for section, cls in defaults.items():
         assert config.parse(cls, params[section], section) == cls(), section
     assert params["noise_priors"] == ["wham", "dns"]
+    assert params["noise_models"] == ["wham", "dns", "nmf", "gaussian", "none"]
     assert params["shards"] == config.to_dict(config.ShardsConfig(visual_encoder="braven"))
     different = {
         key for key, value in params["noise_prior"].items() if value != params["speech_prior"][key]
@@ -85,6 +87,9 @@ def test_an_override_of_no_key_names_it(override):
         ("+sampler.zetta=1", "unknown key 'sampler.zetta'"),
         ("+extra=1", "unknown key 'extra'"),
         ("noise_priors=[wam]", "key 'noise_priors.0' = 'wam'"),
+        ("noise_models=[wham,nfm]", "key 'noise_models.1' = 'nfm'"),
+        ("noise_models=[dns,nmf]", "key 'noise_models': no noise prior is trained on 'dns'; add"),
+        ("noise_priors=[dns]", "key 'noise_models': no noise prior is trained on 'wham'; add"),
         ("corpora.wham.root=3", "key 'corpora.wham.root' = 3"),
     ],
 )

@@ -14,8 +14,9 @@ from pipelines import report, score, separate
 
 @pytest.fixture
 def scored(project: Path, in_process: None) -> Path:
-    separate.main(["wham", "wham"])
-    score.main(["wham", "wham"])
+    for noise in ("wham", "nmf"):
+        separate.main([noise, "wham"])
+        score.main([noise, "wham"])
     folder = Path("data/training/speech")
     folder.mkdir(parents=True)
     (folder / "history.csv").write_text("samples_seen,train_loss,valid_loss\n10,1.0,1.1\n20,.9,1\n")
@@ -29,16 +30,25 @@ def test_stage_writes_page_metrics_and_plots(scored, capsys):
     assert "falls short" in html  # untrained priors
     metrics = json.loads(Path("report/metrics.json").read_text())
     assert metrics["wham"]["wham"]["speakers_2"]["mixtures"] == 2
+    assert metrics["nmf"]["wham"]["speakers_1"]["mixtures"] == 2
+    assert metrics["noise_models"]["wham_minus_nmf"]["all"]["mixtures"] == 4
     sources = pandas.read_csv("report/plots/sources.csv")
     assert len(sources) == 2 * 1 + 2 * 2 and sources.si_sdri.notna().all()
-    assert list(pandas.read_csv("report/plots/means.csv").num_speakers) == [1, 2]
+    assert set(sources.noise_model) == {"wham"}
+    means = pandas.read_csv("report/plots/means.csv")
+    assert list(means.noise_model) == ["wham"] * 2 + ["nmf"] * 2
+    assert list(means.num_speakers) == [1, 2, 1, 2]
     said = capsys.readouterr().out
-    assert "wham prior, wham noise, K = 2: SI-SDRi -" in said and "index.html" in said
+    assert "diffusion (WHAM!), wham noise, K = 2: SI-SDRi -" in said and "index.html" in said
+    assert "by more than 2 dB SI-SDR" in said and 'id="noise-models"' in html
 
 
 def test_what_is_missing_is_named_with_the_stage_that_makes_it(scored):
     Path("data/estimates/wham-wham.parquet").rename("aside")
     with pytest.raises(DavssError, match="estimates/wham-wham.parquet: .*`dvc repro separate@wham"):
+        report.main([])
+    Path("data/scores/nmf-wham.parquet").unlink()
+    with pytest.raises(DavssError, match="scores/nmf-wham.parquet: .*`dvc repro score@nmf-wham`"):
         report.main([])
     Path("data/scores/wham-wham.parquet").unlink()
     with pytest.raises(DavssError, match="scores/wham-wham.parquet: .*`dvc repro score@wham-wham`"):

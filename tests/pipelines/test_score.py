@@ -41,6 +41,7 @@ def test_stage_scores_every_source(separated):
     score.main(["wham", "wham"])
     scores = pandas.read_parquet(SCORES)
     assert list(scores.columns) == list(score.COLUMNS)
+    assert set(scores.noise_model) == {"wham"} and set(scores.condition) == {"wham"}
     assert len(scores) == 2 * 2 + 2 * 3  # K + 1 sources of two mixtures for K = 1, 2
     good = scores[scores.key != "wham-k2-0001"]
     speech, noise = good[good.source != "noise"], good[good.source == "noise"]

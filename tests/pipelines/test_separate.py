@@ -12,6 +12,7 @@ import ray.cloudpickle
 import yaml
 
 from davss.config import SamplerConfig
+from davss.diffusion.prior import NoisePrior
 from davss.errors import DavssError
 from davss.evaluation import estimates, runner
 from davss.evaluation.mixtures import rows_of
@@ -75,6 +76,26 @@ def test_estimates_of_other_settings_lie_elsewhere(project):
         for manifest in ("a", "b")
     }
     assert len(folders) == 8 and all(folder.is_absolute() for folder in folders)
+
+
+@pytest.mark.parametrize("noise", ["nmf", "none"])
+def test_a_noise_model_without_training_needs_no_noise_prior(project, in_process, noise):
+    shutil.rmtree("data/priors/wham")
+    separate.main([noise, "wham"])
+    rows = pandas.read_parquet(f"data/estimates/{noise}-wham.parquet")
+    assert len(rows) == 4 and rows.error.isna().all()
+    sources, _ = estimates.read_estimate(Path("storage") / rows.path[0])
+    assert sources.shape == (2, 8000) and (sources.std(axis=1) > 0).all()
+
+
+def test_estimates_of_other_noise_models_lie_elsewhere(project):
+    jobs = {
+        noise: separate.make_job(noise, "wham", SamplerConfig(), 0, "a")
+        for noise in ("wham", "nmf", "gaussian", "none")
+    }
+    assert len({job.folder for job in jobs.values()}) == 4
+    assert jobs["gaussian"].make_separator.args[1] == "gaussian"
+    assert isinstance(jobs["wham"].make_separator.args[1], NoisePrior)
 
 
 def test_the_job_travels_to_actors(project):

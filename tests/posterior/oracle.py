@@ -9,12 +9,11 @@ import torch
 
 LENGTH = 8_000
 SIGMA_DATA = 0.05
+LEVELS = (0.05, 0.05, 0.03)  # RMS of the sources
 
 
 def spectra(length: int = LENGTH) -> torch.Tensor:
-    """Power spectra (3, length//2 + 1) of a low, a middle and a weak broad source; RMS 0.05, 0.05
-    and 0.02.
-    """
+    """Power spectra (3, length//2 + 1) of a low, a middle and a weak broad source."""
     f = torch.linspace(0, 1, length // 2 + 1, dtype=torch.float64)
     shapes = torch.stack(
         [
@@ -23,7 +22,7 @@ def spectra(length: int = LENGTH) -> torch.Tensor:
             torch.ones_like(f),
         ]
     )
-    levels = torch.tensor([0.05, 0.05, 0.03], dtype=torch.float64)
+    levels = torch.tensor(LEVELS, dtype=torch.float64)
     return shapes / shapes.mean(dim=1, keepdim=True) * levels[:, None] ** 2
 
 
@@ -51,7 +50,11 @@ def posterior_sample(mixture: torch.Tensor, seed: int) -> torch.Tensor:
     Σx).
     """
     sources = draw_sources(len(mixture), seed)
+    return sources + posterior_mean(mixture - sources.sum(dim=1))
+
+
+def posterior_mean(mixture: torch.Tensor) -> torch.Tensor:
+    """The mean of the sources given their sum (B, T): the Wiener filter S/ΣS."""
     power = spectra()
     share = power / power.sum(dim=0)
-    missing = torch.fft.rfft(mixture - sources.sum(dim=1))[:, None]
-    return sources + torch.fft.irfft(missing * share, n=mixture.shape[-1])
+    return torch.fft.irfft(torch.fft.rfft(mixture)[:, None] * share, n=mixture.shape[-1])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from html import escape
 from typing import Any
@@ -18,6 +18,8 @@ import numpy as np
 import pandas
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from davss.evaluation.report.summary import Group
 
 # Colours that stand for variables of the style sheet.
 INK, MUTED, LINE = "#010203", "#040506", "#070809"
@@ -56,6 +58,7 @@ class Chart:
     """One chart under construction; `svg` is the markup when its block has ended."""
 
     svg: str
+    figure: Figure
     axes: Axes
 
 
@@ -65,7 +68,7 @@ def chart(title: str, description: str, size: tuple[float, float] = (5.2, 3.2)) 
     drawn = Chart()
     style: Any = {**STYLE, "svg.hashsalt": description}
     with matplotlib.rc_context(style):
-        figure = Figure(figsize=size, layout="constrained")
+        figure = drawn.figure = Figure(figsize=size, layout="constrained")
         drawn.axes = figure.add_subplot()
         drawn.axes.set_title(title)
         yield drawn
@@ -78,7 +81,7 @@ def _themed(svg: str, description: str) -> str:
     """Matplotlib's SVG for inlining: no prolog and metadata, no clashing ids, themed colours."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'<g id="[\w.]+_\d+">', "<g>", svg)
+    svg = re.sub(r'<g id="[\w.]+_\d+"(/?)>', r"<g\1>", svg)
     svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", svg)
     for colour, variable in VARIABLES.items():
@@ -138,6 +141,41 @@ def gains_by_input(scores: pandas.DataFrame, title: str, limits: tuple[float, fl
         axes.axhline(0, color=MUTED, linewidth=1.2)
         axes.set(xlabel="SI-SDR of the mixture (dB)", ylabel="SI-SDRi (dB)", ylim=limits)
         axes.legend(fontsize=10, handletextpad=0.1)
+    return drawn.svg
+
+
+def gains_by_noise_model(
+    groups: Sequence[Group], names: Mapping[str, str], title: str, limits: tuple[float, float]
+) -> str:
+    """Mean SI-SDRi and its interval for every noise model, by number of speakers; `groups` of one
+    condition, `names` as the noise models are called.
+    """
+    counts = sorted({group.num_speakers for group in groups})
+    means = [
+        f"{_talkers(group.num_speakers)}, {names[group.noise_model]} {group.mean['si_sdri']:.1f} dB"
+        for group in groups
+    ]
+    text = f"Mean SI-SDR improvement by noise model, {title}: {'; '.join(means)}"
+    with chart(title, text, (5.2, 3.6)) as drawn:
+        axes = drawn.axes
+        for index, (model, name) in enumerate(names.items()):
+            own = [group for group in groups if group.noise_model == model]
+            shift = 0.16 * (index - (len(names) - 1) / 2)
+            axes.errorbar(
+                [counts.index(group.num_speakers) + shift for group in own],
+                [group.mean["si_sdri"] for group in own],
+                [group.interval["si_sdri"] for group in own],
+                fmt=MARKERS[index % len(MARKERS)],
+                color=SERIES[index % len(SERIES)],
+                markersize=5.5,
+                capsize=3,
+                label=name,
+            )
+        axes.axhline(0, color=MUTED, linewidth=1.2)
+        axes.set(xticks=range(len(counts)), xticklabels=[_talkers(k) for k in counts])
+        axes.set(xlim=(-0.5, len(counts) - 0.5), ylim=limits, ylabel="SI-SDRi (dB)")
+        axes.grid(axis="x", visible=False)
+        drawn.figure.legend(loc="outside lower center", ncols=2, fontsize=10, handletextpad=0.3)
     return drawn.svg
 
 

@@ -27,7 +27,7 @@ QUANTILES = ((0.5, "median"), (0.0, "worst"), (1.0, "best"))
 class Example:
     """One separated mixture: signals, estimates (M, T), score rows by source, sampler trace."""
 
-    prior: str
+    noise_model: str
     condition: str
     why: str
     mixture: Mixture
@@ -38,7 +38,7 @@ class Example:
 
 
 def choose(scores: pandas.DataFrame, count: int) -> list[tuple[str, str]]:
-    """Keys of `count` mixtures of one prior and condition, and why each was chosen.
+    """Keys of `count` mixtures of one noise model and condition, and why each was chosen.
 
     Nothing is picked by hand or for its beauty: the mixture of median SI-SDRi of each number of
     speakers in turn; when all have had one, their worst, then their best.

@@ -25,7 +25,17 @@ from davss.evaluation.report.examples import (
     palette,
     picture,
 )
-from davss.evaluation.report.summary import BETTER, NONE, UNSURE, WORSE, Group
+from davss.evaluation.report.summary import (
+    BASELINE,
+    BETTER,
+    CLAIMED_DB,
+    NONE,
+    UNSURE,
+    UNTRAINED,
+    WORSE,
+    Difference,
+    Group,
+)
 
 HERE = Path(__file__).parent
 NAMES = {"wham": "WHAM!", "dns": "DNS"}
@@ -34,6 +44,12 @@ VERDICTS = {
     UNSURE: "within error of the mixture",
     WORSE: "falls short of the mixture",
     NONE: "nothing was scored",
+}
+CLAIMS = {
+    BETTER: "is met here",
+    UNSURE: "is met here on average, but not beyond the error,",
+    WORSE: "is not met here",
+    NONE: "could not be tested here, for want of scores,",
 }
 
 
@@ -50,12 +66,17 @@ class Header:
 
 @dataclass(frozen=True)
 class Results:
-    """All that the page shows; `training` by prior name has the columns of history.csv."""
+    """All that the page shows; `training` by prior name has the columns of history.csv.
+
+    Noise models without training are compared in a section of their own; all else, `examples` too,
+    is about the trained priors.
+    """
 
     header: Header
     scores: pandas.DataFrame
     groups: Sequence[Group]
     examples: Sequence[Example]
+    differences: Sequence[Difference] = ()
     training: Mapping[str, pandas.DataFrame] = field(default_factory=dict)
 
 
@@ -69,17 +90,19 @@ def build_page(results: Results) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": number, "signed": signed, "corpus": corpus}
-    sets = [_set(results, prior, condition) for prior, condition in _sets(results)]
+    environment.filters |= {"noise_model": noise_model}
+    groups = [group for group in results.groups if group.trained]
     return environment.get_template("template.html.j2").render(
         style=Markup((HERE / "style.css").read_text()),
         script=Markup((HERE / "player.js").read_text()),
         header=results.header,
-        groups=results.groups,
+        groups=groups,
         verdicts=VERDICTS,
-        headline=headline(results.groups),
-        mixtures=sum(group.mixtures for group in results.groups),
-        failed=sum(group.failed for group in results.groups),
-        sets=sets,
+        headline=headline(groups),
+        mixtures=sum(group.mixtures for group in groups),
+        failed=sum(group.failed for group in groups),
+        comparison=_comparison(results),
+        sets=_sets(results, groups),
         training=[
             [Markup(svg) for svg in charts.training(history, corpus(name))]
             for name, history in results.training.items()
@@ -90,10 +113,10 @@ def build_page(results: Results) -> str:
 
 
 def headline(groups: Sequence[Group]) -> str:
-    """The result in one sentence."""
+    """The result of the trained priors in one sentence."""
     rated = [group for group in groups if group.verdict != NONE]
     if not rated:
-        return "No mixture has been scored."
+        return "No mixture has been scored with a trained noise prior."
     short = [group for group in rated if group.verdict == WORSE]
     above = len(rated) - len(short)
     text = f"Separated speech beats the mixture in {above} of {len(rated)} settings"
@@ -102,10 +125,25 @@ def headline(groups: Sequence[Group]) -> str:
         return text + (f", in {unsure} of them within the error." if unsure else ".")
     names = [
         f"{corpus(group.condition)} noise with {group.num_speakers} "
-        f"speaker{'s' if group.num_speakers > 1 else ''} ({corpus(group.prior)} prior)"
+        f"speaker{'s' if group.num_speakers > 1 else ''} ({corpus(group.noise_model)} prior)"
         for group in short
     ]
     return f"{text}; it falls short in {', '.join(names)}."
+
+
+def claims(differences: Sequence[Difference]) -> list[str]:
+    """Whether the paper's claim holds here, in one sentence for every trained prior."""
+    sentences = []
+    for one in (d for d in differences if d.condition is None):
+        parts = [d for d in differences if d.noise_model == one.noise_model and d.condition]
+        above = sum(part.mean > CLAIMED_DB for part in parts)
+        sentences.append(
+            f"The paper's claim that the noise prior beats {noise_model(BASELINE)} by more than "
+            f"{CLAIMED_DB:g} dB SI-SDR {CLAIMS[one.verdict]} with {noise_model(one.noise_model)}: "
+            f"{signed(one.mean)} ± {number(one.interval)} dB over the same {one.mixtures} mixtures,"
+            f" above {CLAIMED_DB:g} dB in {above} of {len(parts)} settings."
+        )
+    return sentences
 
 
 def number(value: float, digits: int = 1) -> str:
@@ -127,18 +165,65 @@ def corpus(name: str) -> str:
     return NAMES.get(name, name)
 
 
-def _sets(results: Results) -> list[tuple[str, str]]:
-    return list(dict.fromkeys((group.prior, group.condition) for group in results.groups))
+def noise_model(name: str) -> str:
+    """How a noise model is written."""
+    return UNTRAINED.get(name) or f"diffusion ({corpus(name)})"
 
 
-def _set(results: Results, prior: str, condition: str) -> dict[str, Any]:
-    """Charts and examples of one noise prior on one condition."""
+def _comparison(results: Results) -> dict[str, Any] | None:
+    """Chart and table of all noise models, or None where only trained priors were used."""
+    groups = results.groups
+    models = list(dict.fromkeys(group.noise_model for group in groups))
+    if not any(model in UNTRAINED for model in models):
+        return None
+    by_setting: dict[tuple[str, int], dict[str, Group]] = {}
+    for group in groups:
+        by_setting.setdefault((group.condition, group.num_speakers), {})[group.noise_model] = group
+    pairs = {(d.noise_model, d.condition, d.num_speakers): d for d in results.differences}
+    return {
+        "models": models,
+        "paired": list(dict.fromkeys(d.noise_model for d in results.differences)),
+        "baseline": BASELINE,
+        "settings": by_setting,
+        "pairs": pairs,
+        "claims": claims(results.differences),
+        "charts": _comparison_charts(groups, {model: noise_model(model) for model in models}),
+    }
+
+
+def _comparison_charts(groups: Sequence[Group], names: Mapping[str, str]) -> list[Markup]:
+    """A chart for every condition, all with the same limits."""
+    gains = [(group.mean["si_sdri"], group.interval["si_sdri"]) for group in groups]
+    ends = [mean + side * margin for mean, margin in gains for side in (-1, 1)]
+    limits = charts.shared_limits(pandas.Series([mean for mean, _ in gains] + ends))
+    by_condition: dict[str, list[Group]] = {}
+    for group in groups:
+        by_condition.setdefault(group.condition, []).append(group)
+    return [
+        Markup(charts.gains_by_noise_model(own, names, f"{corpus(condition)} noise", limits))
+        for condition, own in by_condition.items()
+    ]
+
+
+def _sets(results: Results, groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """Charts and examples of every trained prior on every condition, in the order of `groups`."""
     scores = results.scores
-    speech = scores[scores.source != "noise"]
-    own = speech[(speech.prior == prior) & (speech.condition == condition)]
-    title = f"{corpus(condition)} noise, {corpus(prior)} prior"
+    speech = scores[(scores.source != "noise") & ~scores.noise_model.isin(list(UNTRAINED))]
     limits = charts.shared_limits(speech.si_sdri)
-    chosen = [e for e in results.examples if (e.prior, e.condition) == (prior, condition)]
+    sets = dict.fromkeys((group.noise_model, group.condition) for group in groups)
+    return [_set(results.examples, speech, *one, limits) for one in sets]
+
+
+def _set(
+    examples: Sequence[Example],
+    speech: pandas.DataFrame,
+    prior: str,
+    condition: str,
+    limits: tuple[float, float],
+) -> dict[str, Any]:
+    own = speech[(speech.noise_model == prior) & (speech.condition == condition)]
+    title = f"{corpus(condition)} noise, {corpus(prior)} prior"
+    chosen = [e for e in examples if (e.noise_model, e.condition) == (prior, condition)]
     return {
         "title": title,
         "matched": prior == condition,
@@ -176,7 +261,7 @@ def _example(example: Example) -> dict[str, Any]:
                 "reference": tile(f"{spoken}, reference", reference),
             }
         )
-    title = f"{mixture.key}, {corpus(example.prior)} prior"
+    title = f"{mixture.key}, {corpus(example.noise_model)} prior"
     traced = charts.trace(example.trace, names, title) if example.trace else []
     return {
         "key": mixture.key,

@@ -1,0 +1,170 @@
+"""Calibration of every sampler against exact posterior samples of three stationary Gaussian
+sources, whose denoisers and posterior are known in closed form (tests/posterior/oracle.py).
+
+    python -m benchmarks.oracle [--steps 200] [--mixtures 8] [--seed 1] [--out docs/oracle.md]
+
+A calibrated sampler has the SI-SDR of an exact posterior sample, no more and no less, the sources'
+true levels, and adds up to the mixture. The table goes to standard output (and to --out), progress
+to standard error.
+
+Shapes: B mixtures · 3 sources · T samples.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from davss import si_sdr
+from davss.config import SamplerConfig
+from davss.posterior import sample
+from tests.posterior import oracle
+
+# Several exact samples of every mixture: their scatter is the error of each row, drawn once.
+EXACT_DRAWS = 32
+# Apart from the seeds that draw sources, or a sampler would start from the noise in them.
+SAMPLER_SEED, EXACT_SEED = 1_000_000, 2_000_000
+
+HEADER = (
+    "| sampler | SI-SDR [dB] | minus exact [dB] | level / true level | residual [dB] "
+    "| evaluations | gradients | CPU s |\n|---|---|---|---|---|---|---|---|"
+)
+
+Settings = dict[str, Any]
+
+
+def settings(steps: int) -> dict[str, Settings]:
+    """The rows: name → settings of the sampler."""
+    dps, daps = {"num_steps": steps}, {"num_steps": steps, "name": "daps"}
+    churned, few = {**dps, "s_churn": 10.0}, {"num_steps": max(2, steps // 5)}
+    return {
+        "dps, Euler": dps,
+        "dps, Euler, churn 10": churned,
+        "dps, Euler, churn 30": {**dps, "s_churn": 30.0},
+        "dps, Heun": {**dps, "order": 2},
+        "dps, Heun, churn 10": {**churned, "order": 2},
+        "dps, multistep": {**dps, "order": 2, "multistep": True},
+        "dps, multistep, churn 10": {**churned, "order": 2, "multistep": True},
+        "dps, churn 10, ζ 0.25": {**churned, "zeta": 0.25},
+        "dps, churn 10, ζ 1": {**churned, "zeta": 1.0},
+        "dps, churn 10, ζ 0.5, late 0.25": {**churned, "zeta_late": 0.25},
+        "dps, churn 10, ζ 0.5, late 1": {**churned, "zeta_late": 1.0},
+        "dps, churn 10, consistency": {**churned, "consistency": True},
+        "dps, churn 10, mean of 4": {**churned, "num_samples": 4},
+        "dps, churn 10, a fifth of the steps": {**churned, **few},
+        "dps, multistep, churn 10, a fifth of the steps": {
+            **{**churned, **few},
+            "order": 2,
+            "multistep": True,
+        },
+        "daps": daps,
+        "daps, η 0.85": {**daps, "eta": 0.85},
+        "daps, 4 ODE steps a level": {**daps, "ode_steps": 4},
+        "daps, STFT likelihood": {**daps, "likelihood": "stft"},
+        "daps, mean-seeking": {**daps, "inner_noise": 0.0},
+        "daps, mean of 4": {**daps, "num_samples": 4},
+        "daps, a fifth of the steps": {**daps, **few},
+        "pseudo": {**dps, "name": "pseudo"},
+        "pseudo, churn 20": {**dps, "name": "pseudo", "s_churn": 20.0},
+        "dirac": {**dps, "name": "dirac"},
+        "dirac, churn 20": {**dps, "name": "dirac", "s_churn": 20.0},
+    }
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--steps", type=int, default=200, help="noise levels (default: 200)")
+    parser.add_argument("--mixtures", type=int, default=8, help="of 8000 samples (default: 8)")
+    parser.add_argument("--seed", type=int, default=1, help="of the mixtures (default: 1)")
+    parser.add_argument("--out", type=Path, help="write the table to this file besides")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)  # one core, so that the seconds compare
+    lines = []
+    for line in table(arguments.steps, arguments.mixtures, arguments.seed):
+        print(line, flush=True)
+        lines.append(line)
+    if arguments.out:
+        arguments.out.write_text("\n".join(lines) + "\n")
+
+
+def table(steps: int, mixtures: int, seed: int) -> Iterable[str]:
+    """The table's lines, as they are known."""
+    sources = oracle.draw_sources(mixtures, seed)
+    mixture = sources.sum(dim=1)
+    exact = [oracle.posterior_sample(mixture, EXACT_SEED + i) for i in range(EXACT_DRAWS)]
+    scores = torch.stack([si_sdr(draw, sources).mean(dim=0) for draw in exact])
+    levels = torch.stack([level_ratio(draw) for draw in exact])
+    best = scores.mean(dim=0)
+    yield HEADER
+    scatter = triple(scores.std(dim=0), ".2f"), triple(levels.std(dim=0), ".3f")
+    yield (
+        f"| exact posterior sample, mean of {EXACT_DRAWS} sets ± scatter of one "
+        f"| {triple(best, '.2f')} | ± {scatter[0]} "
+        f"| {triple(levels.mean(dim=0), '.3f')} ± {scatter[1]} | −∞ | | | |"
+    )
+    mean = oracle.posterior_mean(mixture)
+    yield f"| posterior mean | {quality(mean, sources, best)} | | | |"
+    rows = {name: SamplerConfig(**row) for name, row in settings(steps).items()}
+    with tqdm(total=sum(map(evaluations, rows.values())), unit="call", mininterval=1) as bar:
+        for name, config in rows.items():
+            bar.set_description(name)
+            drawn, cost = count(config, mixture, bar.update)
+            yield f"| {name} | {quality(drawn, sources, best)} | {cost} |"
+
+
+def quality(drawn: Tensor, sources: Tensor, best: Tensor) -> str:
+    """Cells of what was drawn (B, 3, T): SI-SDR, the same minus `best` (3,), levels, residual."""
+    score = si_sdr(drawn, sources).mean(dim=0)
+    mixture = sources.sum(dim=1)
+    missing = (mixture - drawn.sum(dim=1)).square().sum() / mixture.square().sum()
+    # what adds up but for rounding has a residual of no interest
+    residual = f"{10 * missing.log10():.1f}".replace("-", "−") if missing > 1e-20 else "−∞"
+    return (
+        f"{triple(score, '.2f')} | {triple(score - best, '+.2f')} "
+        f"| {triple(level_ratio(drawn), '.3f')} | {residual}"
+    )
+
+
+def count(config: SamplerConfig, mixture: Tensor, tick: Callable[[], object]) -> tuple[Tensor, str]:
+    """A draw of the sources (B, 3, T) and the cells of what it cost."""
+    calls = {"forward": 0, "backward": 0}
+
+    def denoise(u: Tensor, sigma: Tensor) -> Tensor:
+        calls["forward"] += 1
+        if u.requires_grad:
+            u.register_hook(lambda _: calls.update(backward=calls["backward"] + 1))
+        tick()
+        return oracle.denoise(u, sigma)
+
+    seeded = [torch.Generator().manual_seed(SAMPLER_SEED + b) for b in range(len(mixture))]
+    begin = time.process_time()  # not the wall's: the machine may have other work
+    drawn = sample(denoise, mixture, len(oracle.LEVELS), config, seeded)
+    seconds = time.process_time() - begin
+    return drawn, f"{calls['forward']} | {calls['backward']} | {seconds:.1f}"
+
+
+def evaluations(config: SamplerConfig) -> int:
+    """Calls of the denoiser, for the progress bar."""
+    heun = config.name == "dps" and config.order == 2 and not config.multistep
+    a_draw = 2 * config.num_steps - 1 if heun else config.num_steps * config.ode_steps
+    return a_draw * config.num_samples
+
+
+def level_ratio(drawn: Tensor) -> Tensor:
+    """RMS of every source of (B, 3, T) over its prior's, (3,)."""
+    return drawn.square().mean(dim=(0, 2)).sqrt() / drawn.new_tensor(oracle.LEVELS)
+
+
+def triple(values: Tensor, form: str) -> str:
+    """One number per source."""
+    return " / ".join(format(value, form) for value in values.tolist()).replace("-", "−")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""What a separator is given, checked before any work is done.
+
+Shapes: B batch · L speakers with lips · T samples · V video frames · D visual feature size.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from davss.errors import DavssError
+
+VIDEO_RATE = 25
+SILENCE = 1e-9  # a standard deviation below this is digital silence
+
+
+def check_mixture(mixture: Tensor, keys: Sequence[str]) -> Tensor:
+    """The offset (B, 1) of each item; DavssError names the first that is misshapen, non-finite or
+    silent.
+    """
+    if mixture.ndim != 2 or len(keys) != len(mixture):
+        raise DavssError(
+            f"mixture: shape {tuple(mixture.shape)} with {len(keys)} keys; give (B, T) and B keys"
+        )
+    for item, key in zip(mixture, keys, strict=True):
+        if not torch.isfinite(item).all():
+            raise DavssError(f"{key}: the mixture has NaN or infinite samples; repair it")
+    offset = mixture.double().mean(dim=1, keepdim=True)
+    spread = (mixture - offset).std(dim=1)
+    # a constant has a spread of rounding errors
+    for item, key in zip(spread <= SILENCE + 1e-6 * offset[:, 0].abs(), keys, strict=True):
+        if item:
+            raise DavssError(f"{key}: the mixture is silent; there is nothing to separate")
+    return offset.float()
+
+
+def check_lips(lips: Tensor, batch: int, seconds: float) -> None:
+    """Raise DavssError unless lips are (B, L, V, D) and last as long as the mixture, to a frame."""
+    if lips.ndim != 4 or len(lips) != batch:
+        raise DavssError(f"lips: shape {tuple(lips.shape)}; give (B, L, V, D) with B = {batch}")
+    if not torch.isfinite(lips).all():
+        raise DavssError("lips: NaN or infinite features; compute them again")
+    if abs(lips.shape[2] - seconds * VIDEO_RATE) > 1:
+        raise DavssError(
+            f"lips: {lips.shape[2]} frames are {lips.shape[2] / VIDEO_RATE:.2f} s, the mixture "
+            f"lasts {seconds:.2f} s; cut both to the same stretch"
+        )
+
+
+def count_speakers(lips: Tensor | None, num_speakers: int | None) -> int:
+    """Speakers in all: those with lips and those off-screen."""
+    seen = lips.shape[1] if lips is not None else 0
+    if num_speakers is None:
+        return seen or 1
+    if num_speakers < seen:
+        raise DavssError(f"num_speakers = {num_speakers}, but lips of {seen} speakers were given")
+    return num_speakers

@@ -1,0 +1,175 @@
+"""The recordings of one separation: cut into windows, sampled in batches, put together again.
+
+Shapes: B batch · L speakers with lips · M sources · T samples · P windows sampled together ·
+W samples of a window · V video frames · D visual feature size · F bins · N frames.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from davss.posterior.spread import hop_length
+from davss.posterior.trace import average
+from davss.posterior.windows import Assembly, Windows
+
+QUIET = 10 ** (-10 / 20)  # a window counts as loud as the recording less 10 dB, at least
+NOTHING = 1e-3  # a window below this part of the level of the recording (−60 dB) is silent
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One window of one item."""
+
+    item: int
+    window: int
+    key: str
+    mixture: Tensor  # (W,)
+    lips: Tensor | None  # (L, V, D)
+    level: float  # standard deviation that is brought to the priors' level
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What sampling P windows together gave; those in `failed` diverged twice."""
+
+    sources: Tensor  # (P, M, W)
+    trace: dict[str, Tensor]
+    retried: set[int]
+    failed: dict[int, str]
+    spread: Tensor | None  # (P, M, F, N)
+
+
+class Recordings:
+    """Mixtures (B, T) on their way through the sampler.
+
+    lips: (B, L, V, D) or None, of whole recordings; `grid` is a video frame in samples.
+    """
+
+    def __init__(
+        self,
+        signal: Tensor,
+        lips: Tensor | None,
+        keys: Sequence[str],
+        windows: Windows,
+        num_sources: int,
+        sample_rate: int,
+        grid: int,
+    ) -> None:
+        rest = windows.total - signal.shape[-1]
+        self.signal = torch.nn.functional.pad(signal, (0, max(rest, 0)))
+        self.lips, self.keys, self.windows = lips, keys, windows
+        self.num_samples, self.sample_rate, self.grid = signal.shape[-1], sample_rate, grid
+        self.levels = [item.std().item() for item in signal]
+        self.assemblies = [Assembly(windows, (num_sources,)) for _ in keys]
+        self.spreads: list[Assembly] = []
+        self.traces: list[list[tuple[dict[str, Tensor], int]]] = [[] for _ in keys]
+        self.retries = torch.zeros(len(keys), dtype=torch.long)
+        self.failures: list[list[tuple[int, str]]] = [[] for _ in keys]
+
+    def batches(self, wave: Sequence[int], batch_size: int) -> Iterator[list[Piece]]:
+        """The windows of a wave, in batches; short recordings all together. Silent windows are
+        done with at once: they are noise.
+        """
+        pieces = []
+        for window in wave:
+            for item in range(len(self.keys)):
+                piece = self._cut(item, window)
+                if piece.mixture.std().item() > NOTHING * self.levels[item]:
+                    pieces.append(piece)
+                else:
+                    self._add_noise(piece)
+        size = batch_size if len(self.windows) > 1 else len(pieces)
+        for first in range(0, len(pieces), max(size, 1)):
+            yield pieces[first : first + size]
+
+    def _cut(self, item: int, window: int) -> Piece:
+        start, length = self.windows.starts[window], self.windows.length
+        mixture = self.signal[item, start : start + length]
+        key, lips = self.keys[item], None
+        if self.lips is not None:
+            lips = self.lips[item]
+        if len(self.windows) > 1:
+            key = f"{key}/{window}"
+            if lips is not None:
+                frames = torch.arange(start // self.grid, (start + length) // self.grid)
+                lips = lips[:, frames.clamp_max(lips.shape[1] - 1)]
+        level = max(mixture.std().item(), QUIET * self.levels[item])
+        return Piece(item, window, key, mixture, lips, level)
+
+    def _add_noise(self, piece: Piece) -> None:
+        assembly = self.assemblies[piece.item]
+        sources = torch.zeros(*assembly.sum.shape[:-1], self.windows.length)
+        sources[-1] = piece.mixture
+        assembly.add(piece.window, sources)
+
+    def known(self, pieces: Sequence[Piece]) -> tuple[Tensor, Tensor]:
+        """What is known of the windows' sources (P, M, W), and where (P, W)."""
+        known, settled = zip(
+            *(self.assemblies[piece.item].known(piece.window) for piece in pieces), strict=True
+        )
+        return torch.stack(known), torch.stack(settled)
+
+    def add(self, pieces: Sequence[Piece], outcome: Outcome) -> None:
+        """Put the outcome of a batch in its place; a window that failed is noise."""
+        for index, piece in enumerate(pieces):
+            self.traces[piece.item].append((outcome.trace, index))
+            self.retries[piece.item] += index in outcome.retried
+            if index in outcome.failed:
+                self.failures[piece.item].append((piece.window, outcome.failed[index]))
+                self._add_noise(piece)
+                continue
+            self.assemblies[piece.item].add(piece.window, outcome.sources[index])
+            if outcome.spread is not None:
+                self._add_spread(piece, outcome.spread[index])
+
+    def _add_spread(self, piece: Piece, spread: Tensor) -> None:
+        if not self.spreads:
+            frames = self.windows.in_frames(hop_length(self.sample_rate))
+            self.spreads = [Assembly(frames, tuple(spread.shape[:-1])) for _ in self.keys]
+        self.spreads[piece.item].add(piece.window, spread)
+
+    def sources(self) -> Tensor:
+        """All sources, (B, M, T)."""
+        return torch.stack([assembly.result(self.num_samples) for assembly in self.assemblies])
+
+    def spread(self) -> Tensor | None:
+        """The spread of all sources, (B, M, F, N), if there were several draws."""
+        frames = -(-self.num_samples // hop_length(self.sample_rate))
+        return torch.stack([one.result(frames) for one in self.spreads]) if self.spreads else None
+
+    def trace(self) -> dict[str, Tensor]:
+        """Means over the windows of each item, and its `retries` (B,); empty if all was silent."""
+        found = [average(traces) if traces else {} for traces in self.traces]
+        if not all(found):
+            return {"retries": self.retries}
+        stacked = {
+            name: torch.stack([one[name] for one in found], dim=1)
+            for name in found[0]
+            if name != "sigma"
+        }
+        return {"sigma": found[0]["sigma"], **stacked, "retries": self.retries}
+
+    def errors(self) -> list[str | None]:
+        """Per item why there is no estimate: every one of its windows diverged; or None."""
+        return [
+            f"{key}: {failures[0][1]}" if len(failures) == len(self.windows) else None
+            for key, failures in zip(self.keys, self.failures, strict=True)
+        ]
+
+    def warnings(self) -> list[list[str]]:
+        """Per item the stretches that diverged while others did not; all of them is noise."""
+        texts: list[list[str]] = []
+        for key, failures in zip(self.keys, self.failures, strict=True):
+            starts = [self.windows.starts[window] / self.sample_rate for window, _ in failures]
+            length = self.windows.length / self.sample_rate
+            texts.append(
+                [
+                    f"{key}: from {start:.1f} to {start + length:.1f} s left in the noise: {why}"
+                    for start, (_, why) in zip(starts, failures, strict=True)
+                ]
+                if len(failures) < len(self.windows)
+                else []
+            )
+        return texts

@@ -1,0 +1,40 @@
+"""How far the draws of a source differ, per time and frequency: what the sampler is unsure of.
+
+Shapes: S draws · B batch · M sources · T samples · F bins · N frames.
+"""
+
+import torch
+from torch import Tensor
+
+WINDOW_SECONDS, HOP_SECONDS = 0.032, 0.008  # five frames to a video frame
+
+
+def hop_length(sample_rate: int) -> int:
+    """Samples from frame to frame."""
+    return round(HOP_SECONDS * sample_rate)
+
+
+def spread(draws: Tensor, sample_rate: int) -> Tensor:
+    """Standard deviation over draws (S, B, M, T) in every bin of the STFT: (B, M, F, N).
+
+    Hann windows of 32 ms, frame n centred on n times 8 ms, N the smallest that covers T; unit
+    energy, so that white noise of RMS r around a common mean gives r in every bin.
+    """
+    hop, size = hop_length(sample_rate), round(WINDOW_SECONDS * sample_rate)
+    window = torch.hann_window(size, dtype=draws.dtype, device=draws.device)
+    window = window / window.square().sum().sqrt()
+    frames = -(-draws.shape[-1] // hop)
+    total = torch.zeros(())
+    deviations = draws - draws.mean(dim=0)
+    for deviation in deviations:  # one after the other: S spectrograms need not be held at once
+        spectrum = torch.stft(
+            deviation.flatten(0, -2),
+            size,
+            hop,
+            window=window,
+            center=True,
+            pad_mode="constant",
+            return_complex=True,
+        )[..., :frames]
+        total = total.to(draws) + spectrum.abs().square()
+    return (total / max(len(draws) - 1, 1)).sqrt().unflatten(0, draws.shape[1:-1])

@@ -1,0 +1,111 @@
+"""What all samplers share: noise levels with churn, random draws, and what a callback sees.
+
+Shapes: B batch · M sources · T samples.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from davss.config import SamplerConfig
+from davss.diffusion.schedule import sigma_schedule
+from davss.posterior.likelihood import compressed_stft
+
+Denoise = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a callback sees of one step; tensors are the sampler's own, to be read, not kept by
+    reference.
+    """
+
+    step: int
+    sigma: float  # σ̂ after churn
+    u: Tensor  # (B, M, T) state at σ̂
+    denoised: Tensor  # (B, M, T) estimate û
+    likelihood: Tensor  # (B,) ℓ of Σ û
+    prior_step: Tensor  # (B, M) RMS of the move along the prior
+    likelihood_step: Tensor  # (B, M) RMS of the move towards the mixture
+
+
+Callback = Callable[[Step], None]
+
+
+@dataclass(frozen=True)
+class Level:
+    """One step from σ̂ (σ raised by churn) down to `sigma_next`, which is 0 at the last."""
+
+    step: int
+    sigma: float
+    sigma_hat: float
+    sigma_next: float
+
+    @property
+    def is_last(self) -> bool:
+        """Whether û at this level is the result."""
+        return self.sigma_next == 0
+
+
+def noise_levels(config: SamplerConfig) -> Iterator[Level]:
+    """The levels of one draw; churn raises each by at most √2 − 1 of itself (EDM, algorithm 2)."""
+    grid = sigma_schedule(config.num_steps, config.sigma_min, config.sigma_max, config.rho)
+    sigmas = [*grid.tolist(), 0.0]
+    gamma = min(config.s_churn / config.num_steps, 2**0.5 - 1)
+    for step, (sigma, sigma_next) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
+        yield Level(step, sigma, sigma * (1 + gamma), sigma_next)
+
+
+def start(
+    mixture: Tensor,
+    num_sources: int,
+    config: SamplerConfig,
+    generators: Sequence[torch.Generator],
+) -> Tensor:
+    """The state at σ_0, (B, M, T): noise alone, or around y/M with `warm_start`."""
+    u = config.sigma_max * draw(mixture, num_sources, generators)
+    return u + mixture[:, None] / num_sources if config.warm_start else u
+
+
+def churn(u: Tensor, level: Level, s_noise: float, generators: Sequence[torch.Generator]) -> Tensor:
+    """Raise the noise of u (B, M, T) from σ to σ̂."""
+    if level.sigma_hat <= level.sigma:
+        return u
+    spread = s_noise * (level.sigma_hat**2 - level.sigma**2) ** 0.5
+    return u + spread * draw(u[:, 0], u.shape[1], generators)
+
+
+def draw(mixture: Tensor, num_sources: int, generators: Sequence[torch.Generator]) -> Tensor:
+    """Standard normal (B, M, T), item b from generator b."""
+    shape = (num_sources, mixture.shape[-1])
+    items = [torch.randn(shape, generator=g, dtype=mixture.dtype) for g in generators]
+    return torch.stack(items).to(mixture.device)
+
+
+def at_level(u: Tensor, sigma: float) -> Tensor:
+    """The noise level of every item, (B,)."""
+    return torch.full((len(u),), sigma, dtype=u.dtype, device=u.device)
+
+
+@torch.no_grad()
+def without_gradient(denoise: Denoise, u: Tensor, sigma: float) -> Tensor:
+    """û of u (B, M, T), for samplers that take no gradient through the denoiser."""
+    return denoise(u, at_level(u, sigma))
+
+
+def compressed_target(mixture: Tensor, compression: float) -> Tensor:
+    """Compressed STFT of the mixtures (B, T), (B, F, N), item by item: the last few elements of a
+    tensor are raised to a power by other instructions than the rest, so that a batch's last item
+    would differ from the same item alone in the last bit.
+    """
+    return torch.cat([compressed_stft(item, compression) for item in mixture.split(1)])
+
+
+def rms(x: Tensor) -> Tensor:
+    """Root mean square over time of (…, T); row by row, so that it does not depend on the batch to
+    the last bit.
+    """
+    rows = [row.square().mean() for row in x.flatten(0, -2)]
+    return torch.stack(rows).sqrt().view(x.shape[:-1])

@@ -1,0 +1,187 @@
+"""Counts of work against hand computations and real runs."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from davss.config import NetworkConfig, SamplerConfig, SeparationConfig
+from davss.networks.layers import AttentionBlock, PointwiseLinear
+from davss.posterior.separator import Separator
+from davss.profiling import Workload, count_evaluations, pass_flops, profile, untrained_priors
+from davss.profiling.counting import PassFlops, count_step_evaluations, feature_maps
+from tests.priors import make_noise_prior, make_speech_prior
+
+DPS = SamplerConfig(num_steps=3)
+DETACHED = SamplerConfig(num_steps=3, guidance_detached=True)
+DAPS = SamplerConfig(name="daps", num_steps=3, num_samples=2)
+
+
+def test_ncsnpp_m_takes_1_25_tflop_for_four_seconds():
+    with torch.device("meta"):
+        speech, noise = untrained_priors(NetworkConfig())
+    assert sum(p.numel() for p in noise.network.parameters()) == 27_736_590
+    flops = pass_flops(noise, 64_000)
+    assert flops.forward == pytest.approx(1.25e12, rel=0.005)
+    assert flops.backward == pytest.approx(flops.forward, rel=0.01)  # to the input only
+    assert pass_flops(speech, 64_000) == flops  # FiLM is computed once for all steps
+
+
+@pytest.mark.parametrize("make", [make_speech_prior, make_noise_prior])
+def test_flops_are_those_of_every_layer_counted_by_hand(make):
+    prior, by_hand = make(), []
+
+    def count(layer, inputs, output):
+        if isinstance(layer, nn.Conv1d | nn.Conv2d):
+            kernel = torch.Size(layer.kernel_size).numel()
+            by_hand.append(2 * output.numel() * layer.in_channels * kernel)
+        elif isinstance(layer, nn.Linear):
+            by_hand.append(2 * output.numel() * layer.in_features)
+        elif isinstance(layer, PointwiseLinear):
+            by_hand.append(2 * output.numel() * len(layer.W))
+        elif isinstance(layer, AttentionBlock):
+            channels, positions = output.shape[1], output.shape[2] * output.shape[3]
+            by_hand.append(2 * 2 * positions**2 * channels)
+
+    with torch.no_grad():
+        modulations = prior.network.condition(None, None, 1, 4000)
+        for layer in prior.modules():
+            layer.register_forward_hook(count)
+        prior(torch.randn(1, 4000), torch.tensor([0.1]), modulations=modulations)
+    expected = sum(by_hand)  # before counting, which runs a copy, hooks and all
+    assert pass_flops(prior, 4000).forward == expected
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_counting_leaves_the_prior_as_it_is(compiled):
+    prior = make_speech_prior()
+    if compiled:
+        prior.network.compile_unet()
+    before = {name: p.clone() for name, p in prior.named_parameters()}
+    assert pass_flops(prior, 4000) == pass_flops(make_speech_prior(), 4000)
+    for name, parameter in prior.named_parameters():
+        assert parameter.device.type == "cpu" and torch.equal(parameter, before[name])
+
+
+@pytest.mark.parametrize(
+    ("num_speakers", "weight", "forwards"),
+    [(1, 0.0, 2), (1, 0.5, 3), (2, 0.0, 3), (2, 0.5, 5), (3, 0.0, 4), (3, 0.5, 7)],
+)
+def test_evaluations_of_the_papers_sampler(priors, num_speakers, weight, forwards):
+    separator = Separator(*priors, SamplerConfig(guidance_weight=weight), "cpu")
+    counted = count_evaluations(separator, num_speakers)
+    assert counted.forwards == 400 * forwards and counted.noise_forwards == 400
+    assert counted.backwards == 399 * forwards  # the last step takes no gradient
+
+
+def test_a_detached_branch_goes_forward_only(priors):
+    separator = Separator(*priors, SamplerConfig(guidance_detached=True), "cpu")
+    counted = count_step_evaluations(separator, 2)
+    assert (counted.speech_forwards, counted.speech_backwards) == (4, 2)
+    assert (counted.noise_forwards, counted.noise_backwards) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        DPS,
+        DETACHED,
+        SamplerConfig(num_steps=3, guidance_weight=0.0),
+        SamplerConfig(num_steps=3, guidance_weight=0.0, guidance_detached=True),
+        SamplerConfig(num_steps=3, guidance_form="interpolate", guidance_weight=0.0),
+        SamplerConfig(num_steps=3, guidance_form="interpolate", guidance_detached=True),
+        SamplerConfig(num_steps=3, order=2),
+        SamplerConfig(num_steps=3, order=2, multistep=True),
+        SamplerConfig(num_steps=2, num_samples=2),
+        DAPS,
+        SamplerConfig(name="daps", num_steps=2, ode_steps=3),
+        SamplerConfig(name="pseudo", num_steps=2),
+        SamplerConfig(name="dirac", num_steps=2, order=2, sigma_min=0.3),
+    ],
+)
+def test_evaluations_are_those_of_a_real_separation(sampler):
+    check_against_real(sampler, make_noise_prior())
+
+
+@pytest.mark.parametrize("noise", ["nmf", "gaussian", "none"])
+@pytest.mark.parametrize("sampler", [DPS, DAPS], ids=["dps", "daps"])
+def test_noise_models_without_a_network_take_none(sampler, noise):
+    check_against_real(sampler, noise)
+    assert pass_flops(noise, 4000) == PassFlops(0, 0)
+
+
+def check_against_real(sampler, noise):
+    speech = make_speech_prior()
+    separator = Separator(speech, noise, sampler, "cpu")
+    seen = {(name, grad): 0 for name in ("speech", "noise") for grad in (False, True)}
+    networks = {"speech": speech} if isinstance(noise, str) else {"speech": speech, "noise": noise}
+    for name, prior in networks.items():
+
+        def count(_, inputs, output, name=name):
+            seen[name, output.requires_grad] += len(output)
+
+        prior.network.register_forward_hook(count)
+    result = separator(torch.randn(1, 1000), torch.randn(1, 2, 3, 6), sample_rate=8000)
+    assert result.errors == [None] and result.trace["retries"][0] == 0  # or there are more calls
+    counted = count_evaluations(separator, 2)
+    assert counted.speech_forwards == seen["speech", False] + seen["speech", True]
+    assert counted.noise_forwards == seen["noise", False] + seen["noise", True]
+    assert counted.speech_backwards == seen["speech", True]
+    assert counted.noise_backwards == seen["noise", True]
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("sampler", [DPS, DETACHED, DAPS], ids=["dps", "detached", "daps"])
+def test_work_is_that_of_a_real_separation(priors, sampler, checkpointing):
+    """Two windows, whose lips are the only work that is not the U-Net's."""
+    execution = SeparationConfig(checkpointing=checkpointing)
+    sampler = SamplerConfig(
+        **{**vars(sampler), "window_seconds": 0.16, "overlap_seconds": 0.04, "zeta": 0.01}
+    )
+    workload = Workload(num_speakers=2, seconds=0.24)
+    counted = profile(*priors, sampler, workload, execution=execution, dry_run=True)
+    assert counted.windows == 2
+    separator, film = Separator(*priors, sampler, "cpu", execution), []
+    counter = Flops()
+    hooks = [
+        priors[0].network.film.register_forward_pre_hook(lambda *_: film.append(-counter.total)),
+        priors[0].network.film.register_forward_hook(lambda *_: film.append(counter.total)),
+    ]
+    with sdpa_kernel(SDPBackend.MATH), counter:  # flash attention computes its forward twice
+        result = separator(torch.randn(1, 1920), torch.randn(1, 2, 6, 6), sample_rate=8000)
+    for hook in hooks:
+        hook.remove()
+    assert result.errors == [None] and result.trace["retries"][0] == 0
+    assert counter.total - sum(film) == counted.mixture_flops
+
+
+class Flops(TorchDispatchMode):
+    """Counts every operation; torch's own counter cannot follow through branches without gradient
+    and checkpoints.
+    """
+
+    total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        output = func(*args, **(kwargs or {}))
+        if func._overloadpacket in flop_registry:
+            count = flop_registry[func._overloadpacket]
+            self.total += count(*args, **(kwargs or {}), out_val=output)
+        return output
+
+
+def test_work_is_the_sum_over_passes(priors):
+    workload = Workload(num_speakers=2, seconds=0.5, num_mixtures=10)
+    result = profile(*priors, SamplerConfig(num_steps=4), workload, dry_run=True)
+    speech, noise = (pass_flops(prior, 4000) for prior in priors)
+    expected = 16 * speech.forward + 12 * speech.backward + 4 * noise.forward + 3 * noise.backward
+    assert result.mixture_flops == expected
+    assert result.gpu_hours == pytest.approx(10 * result.mixture_flops / 395.6e12 / 3600)
+    assert result.timing is None
+
+
+def test_feature_maps_are_those_of_the_network(priors):
+    # 4000 samples: 126 frames, padded to 128
+    assert feature_maps(priors[0], 4000) == ([8, 16], [(32, 128), (16, 64)])
