@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from davss import si_sdr
-from davss.config import SamplerConfig
+from davss.config import PRESETS, SamplerConfig, to_dict
 from davss.posterior import sample
 from tests.posterior import oracle
 
@@ -41,6 +41,7 @@ Settings = dict[str, Any]
 def settings(steps: int) -> dict[str, Settings]:
     """The rows: name → settings of the sampler."""
     dps, daps = {"num_steps": steps}, {"num_steps": steps, "name": "daps"}
+    measured = {**daps, "variance": "measured"}
     churned, few = {**dps, "s_churn": 10.0}, {"num_steps": max(2, steps // 5)}
     return {
         "dps, Euler": dps,
@@ -69,10 +70,15 @@ def settings(steps: int) -> dict[str, Settings]:
         "daps, mean-seeking": {**daps, "inner_noise": 0.0},
         "daps, mean of 4": {**daps, "num_samples": 4},
         "daps, a fifth of the steps": {**daps, **few},
+        "daps, measured": measured,
+        "daps, measured, a fifth of the steps": {**measured, **few},
+        "daps, measured, mean-seeking": {**measured, "inner_noise": 0.0},
+        "preset fast": to_dict(PRESETS["fast"]),
         "pseudo": {**dps, "name": "pseudo"},
         "pseudo, churn 20": {**dps, "name": "pseudo", "s_churn": 20.0},
         "dirac": {**dps, "name": "dirac"},
         "dirac, churn 20": {**dps, "name": "dirac", "s_churn": 20.0},
+        "dirac, churn 50": {**dps, "name": "dirac", "s_churn": 50.0},
     }
 
 
@@ -82,19 +88,20 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200, help="noise levels (default: 200)")
     parser.add_argument("--mixtures", type=int, default=8, help="of 8000 samples (default: 8)")
     parser.add_argument("--seed", type=int, default=1, help="of the mixtures (default: 1)")
+    parser.add_argument("--rows", default="", help="only those whose name begins like this")
     parser.add_argument("--out", type=Path, help="write the table to this file besides")
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # one core, so that the seconds compare
     lines = []
-    for line in table(arguments.steps, arguments.mixtures, arguments.seed):
+    for line in table(arguments.steps, arguments.mixtures, arguments.seed, arguments.rows):
         print(line, flush=True)
         lines.append(line)
     if arguments.out:
         arguments.out.write_text("\n".join(lines) + "\n")
 
 
-def table(steps: int, mixtures: int, seed: int) -> Iterable[str]:
-    """The table's lines, as they are known."""
+def table(steps: int, mixtures: int, seed: int, beginning: str = "") -> Iterable[str]:
+    """The table's lines, as they are known, of the rows whose name has this `beginning`."""
     sources = oracle.draw_sources(mixtures, seed)
     mixture = sources.sum(dim=1)
     exact = [oracle.posterior_sample(mixture, EXACT_SEED + i) for i in range(EXACT_DRAWS)]
@@ -110,7 +117,8 @@ def table(steps: int, mixtures: int, seed: int) -> Iterable[str]:
     )
     mean = oracle.posterior_mean(mixture)
     yield f"| posterior mean | {quality(mean, sources, best)} | | | |"
-    rows = {name: SamplerConfig(**row) for name, row in settings(steps).items()}
+    every = settings(steps).items()
+    rows = {name: SamplerConfig(**row) for name, row in every if name.startswith(beginning)}
     with tqdm(total=sum(map(evaluations, rows.values())), unit="call", mininterval=1) as bar:
         for name, config in rows.items():
             bar.set_description(name)

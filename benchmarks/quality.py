@@ -43,6 +43,7 @@ COLUMNS = (
 )
 DPS = SamplerConfig(guidance_weight=0.0, s_churn=10.0)
 MEAN = changed(DPS, name="daps", s_churn=0.0, inner_noise=0.0)
+MEASURED = changed(MEAN, variance="measured")
 
 
 def settings() -> dict[str, SamplerConfig]:
@@ -55,16 +56,24 @@ def settings() -> dict[str, SamplerConfig]:
         found[f"dps 2M/{steps}"] = changed(DPS, num_steps=steps, order=2, multistep=True)
         found[f"daps/{steps}"] = changed(MEAN, num_steps=steps, inner_noise=1.0)
         found[f"daps to the mean/{steps}"] = changed(MEAN, num_steps=steps)
+        found[f"daps measured/{steps}"] = changed(MEASURED, num_steps=steps, inner_noise=1.0)
+        found[f"daps measured, to the mean/{steps}"] = changed(MEASURED, num_steps=steps)
         found[f"pseudo/{steps}"] = changed(DPS, name="pseudo", num_steps=steps)
         found[f"dirac/{steps}"] = changed(DPS, name="dirac", num_steps=steps)
     for steps in (5, 10, 20):
         found[f"dps Heun/{steps}"] = changed(DPS, num_steps=steps, order=2)
-    for steps, draws in ((10, 2), (10, 4)):
+    for steps, draws in ((10, 2), (5, 8), (10, 4), (20, 4)):
         name = f"{steps} × {draws}"
         found[f"dps Euler/{name}"] = changed(DPS, num_steps=steps, num_samples=draws)
         found[f"daps to the mean/{name}"] = changed(MEAN, num_steps=steps, num_samples=draws)
+        name_measured = f"daps measured, to the mean/{name}"
+        found[name_measured] = changed(MEASURED, num_steps=steps, num_samples=draws)
         found[f"pseudo/{name}"] = changed(DPS, name="pseudo", num_steps=steps, num_samples=draws)
         found[f"dirac/{name}"] = changed(DPS, name="dirac", num_steps=steps, num_samples=draws)
+    fast = PRESETS["fast"]
+    found["fast/w 0.5"] = changed(fast, guidance_weight=0.5)
+    found["fast/s_min 1e-4, rho 10"] = changed(fast, sigma_min=1e-4, rho=10.0)
+    found["fast/eta 0.7"] = changed(fast, eta=0.7)
     base = changed(DPS, num_steps=20)
     variants: dict[str, dict[str, Any]] = {
         "s_churn 0": {"s_churn": 0.0},

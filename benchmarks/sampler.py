@@ -26,8 +26,8 @@ from davss.diffusion.guidance import plan_branches
 from davss.diffusion.prior import NoisePrior, SpeechPrior
 from davss.diffusion.schedule import sigma_schedule
 from davss.posterior import sample
-from davss.posterior.likelihood import reconstruction_loss
 from davss.posterior.inputs import VIDEO_RATE
+from davss.posterior.likelihood import reconstruction_loss
 from davss.posterior.separator import Separator
 from davss.profiling import PassFlops, conv_peak, count_evaluations, pass_flops, untrained_priors
 from davss.profiling.counting import feature_maps

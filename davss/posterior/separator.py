@@ -157,19 +157,18 @@ class Separator:
     def plan(self, num_samples: int) -> Windows:
         """Windows for recordings of `num_samples` at the priors' rate."""
         rate, sampler = self.sample_rate, self.sampler
-        longest, overlap = (
-            round(sampler.window_seconds * rate),
-            round(sampler.overlap_seconds * rate),
-        )
+        longest = round(sampler.window_seconds * rate)
+        overlap = round(sampler.overlap_seconds * rate)
         return plan_windows(num_samples, round(rate / VIDEO_RATE), longest, overlap)
 
     @property
     def num_evaluations(self) -> int:
         """Calls of each prior's network that one window takes."""
-        per_step = {"dps": 1, "daps": self.sampler.ode_steps}.get(self.sampler.name, 1)
-        heun = self.sampler.name == "dps" and self.sampler.order == 2 and not self.sampler.multistep
-        corrections = self.sampler.num_steps - 1 if heun else 0
-        return self.num_draw_steps * per_step + self.sampler.num_samples * corrections
+        sampler = self.sampler
+        per_step = sampler.ode_steps if sampler.name == "daps" else 1
+        heun = sampler.name == "dps" and sampler.order == 2 and not sampler.multistep
+        corrections = sampler.num_steps - 1 if heun else 0
+        return self.num_draw_steps * per_step + sampler.num_samples * corrections
 
     @property
     def num_draw_steps(self) -> int:
@@ -202,13 +201,12 @@ class Separator:
             gentler = changed(self.sampler, zeta=self.sampler.zeta / 2)
             drawn[:, retried], second = attempt(retried, gentler, seed + 1)
             failed = {retried[index]: second.explain(index) for index in second.diverged}
-        several = len(drawn) > 1
         return Outcome(
             sources=drawn.mean(dim=0),
             trace=trace.tensors(),
             retried=set(retried),
             failed=failed,
-            spread=spread(drawn, self.sample_rate) if several else None,
+            spread=spread(drawn, self.sample_rate) if len(drawn) > 1 else None,
         )
 
     def _draw(

@@ -35,7 +35,7 @@ class Trace:
         step, sigma = self.diverged[item]
         return (
             f"the sampler diverged at step {step} of {self.num_steps} (sigma {sigma:.2g}), also "
-            "with half of zeta; lower sampler.zeta or raise sampler.num_steps"
+            "at its second try with half of zeta; raise num_steps or lower zeta"
         )
 
     def tensors(self) -> dict[str, Tensor]:

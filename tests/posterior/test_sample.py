@@ -28,6 +28,7 @@ VARIANTS = {
     "daps": {"name": "daps"},
     "daps-stft": {"name": "daps", "likelihood": "stft", "inner_steps": 2},
     "daps-options": {"name": "daps", "eta": 0.85, "ode_steps": 2, "sigma_y": 0.01},
+    "daps-measured": {"name": "daps", "variance": "measured", "sigma_y": 0.01},
     "daps-mean": {"name": "daps", "inner_noise": 0.0, "eta": 0.0},
     "pseudo": {"name": "pseudo"},
     "dirac": {"name": "dirac"},
@@ -108,6 +109,14 @@ CASES = [
         multistep=True,
     ),
     case("daps", Expected(-35), name="daps"),
+    # where the denoiser says itself how sure it is, a fifth of the steps is enough
+    case(
+        "daps-measured",
+        Expected(-35, within=0.3, levels_within=0.02),
+        num_steps=40,
+        name="daps",
+        variance="measured",
+    ),
     case("daps-eta", Expected(-35, (-0.4, -0.4, -0.3)), slow=True, name="daps", eta=0.85),
     # the end of an ODE is a sample already: noise on top of it is counted twice
     case(
