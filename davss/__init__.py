@@ -18,6 +18,7 @@ except PackageNotFoundError:  # a source tree that is not installed
 # Names are imported on first use, so that `import davss` and `davss --help` do not wait for torch.
 _EXPORTS = {
     "DavssError": "davss.errors",
+    "PRESETS": "davss.config",
     "SamplerConfig": "davss.config",
     "Separator": "davss.posterior.separator",
     "load_prior": "davss.diffusion.prior",

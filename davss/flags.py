@@ -52,7 +52,7 @@ EXECUTION_HELP = {
 
 NOISE = "|".join(["DIR", *get_args(NoiseModel)])
 NOISE_HELP = "directory of a prior, or what needs none: nmf fits each mixture, gaussian is "
-NOISE_HELP += "stationary, none leaves what the speakers do not explain"
+NOISE_HELP += "stationary, none takes all for speech"
 
 DEFAULT_PRESET = "fast"
 

@@ -198,8 +198,7 @@ class Separator:
         retried = sorted(trace.diverged)
         failed: dict[int, str] = {}
         if retried:
-            gentler = changed(self.sampler, zeta=self.sampler.zeta / 2)
-            drawn[:, retried], second = attempt(retried, gentler, seed + 1)
+            drawn[:, retried], second = attempt(retried, gentler(self.sampler), seed + 1)
             failed = {retried[index]: second.explain(index) for index in second.diverged}
         return Outcome(
             sources=drawn.mean(dim=0),
@@ -277,6 +276,12 @@ class Separator:
         if wanted == "bfloat16" or (wanted == "auto" and self.device.type == "cuda"):
             return torch.autocast(self.device.type, torch.bfloat16)
         return contextlib.nullcontext()
+
+
+def gentler(sampler: SamplerConfig) -> SamplerConfig:
+    """The sampler for a second try; for samplers without ζ what changes is the random numbers."""
+    late = None if sampler.zeta_late is None else sampler.zeta_late / 2
+    return changed(sampler, zeta=sampler.zeta / 2, zeta_late=late)
 
 
 def generator(seed: int, key: str) -> torch.Generator:

@@ -58,6 +58,12 @@ def test_the_paper_profile_is_the_dataclass_defaults():
     assert different == {"diffusion"}, "the noise prior differs in its levels only"
 
 
+@pytest.mark.parametrize("preset", config.PRESETS)
+def test_samplers_are_the_presets(preset):
+    params = composed("demo", f"sampler={preset}")
+    assert params["sampler"] == config.to_dict(config.PRESETS[preset])
+
+
 def test_the_demo_names_every_key_of_every_section():
     """A key left to its default would be unknown to `-S`."""
     params = composed("demo")
