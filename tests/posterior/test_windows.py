@@ -1,5 +1,9 @@
 """Long recordings: windows cover them, overlaps agree, seams are no worse than the rest."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -10,6 +14,7 @@ from tests.posterior import oracle
 from tests.priors import make_noise_prior, make_speech_prior
 
 RATE, GRID = 8000, 320
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("num_samples", [100, 36_000, 36_001, 40_000, 64_123, 200_000, 4_800_000])
@@ -108,3 +113,37 @@ def test_seams_are_as_good_as_the_rest(sampler, in_order):
     assert 10 * torch.log10(error[seam].mean() / error[~seam].mean()) < 0.2
     # the mean of two draws that do not know of each other would be up to 3 dB too quiet
     assert abs(10 * torch.log10(level[seam].mean() / level[~seam].mean())) < 0.3
+
+
+TEN_MINUTES = """
+import resource
+import torch
+from davss import Separator
+from davss.config import SamplerConfig
+from tests.priors import make_noise_prior, make_speech_prior
+
+def megabytes():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+torch.set_num_threads(1)
+sampler = SamplerConfig(name="daps", num_steps=2, window_seconds=4.0)
+separator = Separator(make_speech_prior(), make_noise_prior(), sampler, device="cpu")
+mixture = 0.1 * torch.randn(1, 600 * 8000 + 123)
+separator(mixture[:, :32000], sample_rate=8000)
+before = megabytes()
+result = separator(mixture, torch.randn(1, 1, 15001, 6), sample_rate=8000)
+assert result.speech.shape == (1, 1, 600 * 8000 + 123)
+assert torch.isfinite(result.speech).all() and result.errors == [None]
+rest = mixture[0] - result.speech[0, 0] - result.noise[0]
+assert rest.abs().max() < 1e-5, rest.abs().max()
+print(megabytes() - before)
+"""
+
+
+@pytest.mark.slow
+def test_ten_minutes_need_little_memory():
+    command = [sys.executable, "-c", TEN_MINUTES]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    # the recording and its sources are 60 MB; the rest is copies of them, not windows
+    assert float(done.stdout) < 500
