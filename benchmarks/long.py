@@ -3,8 +3,9 @@
     make repro && python -m benchmarks.long [--minutes 1 3 10] [--num-samples 1]
 
 One test speaker of the demo talks, clip after clip, in test noise at 5 dB; a recording of every
-length is separated in a process of its own, whose peak memory is read before and after. Error at
-seams is that of the speech where two windows overlap, relative to all else.
+length is separated in a process of its own, whose peak memory is read before and after, and once
+more with two seconds in front, which moves the windows. Error at seams is that of the speech where
+two windows overlap, relative to that of the same stretches where the other windows do not.
 
 Shapes: T samples · V video frames · D visual feature size.
 """
@@ -75,10 +76,17 @@ def measure(minutes: float, sampler: SamplerConfig, threads: int) -> dict[str, A
             callback=lambda step: bar.update(len(step.u)),
         )
     seconds, growth = time.perf_counter() - begin, peak_megabytes() - before
-    error = (result.speech[0, 0] - speech).square()
-    seam = torch.zeros(len(speech), dtype=torch.bool)
-    for index, start in enumerate(windows.starts[1:], start=1):
-        seam[start : start + windows.overlaps(index)[0]] = True
+    lead = 2 * rate
+    moved = separator(
+        torch.cat([mixture[:lead], mixture])[None],
+        torch.cat([lips[:50], lips])[None, None],
+        sample_rate=rate,
+    )
+    errors = [(one - speech).square() for one in (result.speech[0, 0], moved.speech[0, 0, lead:])]
+    seams = [seams_of(separator, len(speech)), seams_of(separator, len(speech) + lead)[lead:]]
+    first, second = seams[0] & ~seams[1], seams[1] & ~seams[0]
+    at_seams = torch.cat([errors[0][first], errors[1][second]])
+    elsewhere = torch.cat([errors[1][first], errors[0][second]])
     return {
         "windows": len(windows),
         "seconds": seconds,
@@ -86,8 +94,17 @@ def measure(minutes: float, sampler: SamplerConfig, threads: int) -> dict[str, A
         "growth": growth,
         "mixture": davss.si_sdr(mixture, speech).item(),
         "speech": davss.si_sdr(result.speech[0, 0], speech).item(),
-        "seams": 10 * torch.log10(error[seam].mean() / error[~seam].mean()).item(),
+        "seams": 10 * torch.log10(at_seams.mean() / elsewhere.mean()).item(),
     }
+
+
+def seams_of(separator: davss.Separator, length: int) -> torch.Tensor:
+    """Where windows of a recording of `length` overlap, (length,) bool."""
+    windows = separator.plan(length)
+    seam = torch.zeros(windows.total, dtype=torch.bool)
+    for index, start in enumerate(windows.starts[1:], start=1):
+        seam[start : start + windows.overlaps(index)[0]] = True
+    return seam[:length]
 
 
 def read_recording(length: int, rate: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -200,12 +200,17 @@ def table(rows: pandas.DataFrame) -> str:
     groups = rows.groupby("setting", sort=False)
     for name, own in sorted(groups, key=lambda item: (item[1].evaluations.iloc[0], item[0])):
         per_k = own.groupby("num_speakers").si_sdri.mean()
-        figures = " | ".join(f"{per_k.get(k, np.nan):+.2f}" for k in (1, 2, 3))
+        figures = " | ".join(decibels(per_k.get(k, np.nan)) for k in (1, 2, 3))
         lines.append(
             f"| {name} | {own.evaluations.iloc[0]} | {len(own)} | {figures} "
-            f"| {own.si_sdri.mean():+.2f} | {own.residual_db.mean():.0f} dB |"
+            f"| {decibels(own.si_sdri.mean())} | {own.residual_db.mean():.0f} dB |"
         )
     return "\n".join(lines).replace("-", "−").replace("−−−", "---")
+
+
+def decibels(value: float) -> str:
+    """A cell; an item that diverged is silent, its SI-SDR −∞."""
+    return "diverged" if np.isneginf(value) else f"{value:+.2f}"
 
 
 def draw_plot(rows: pandas.DataFrame, path: Path) -> None:
@@ -214,6 +219,7 @@ def draw_plot(rows: pandas.DataFrame, path: Path) -> None:
 
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     axes = figure.add_subplot()
+    rows = rows[np.isfinite(rows.si_sdri).groupby(rows.setting).transform("all")]
     means = rows.groupby("setting", sort=False)[["evaluations", "si_sdri"]].mean().reset_index()
     families = means.setting.str.partition("/")
     for family in dict.fromkeys(families[0]):
