@@ -178,7 +178,7 @@ def test_an_interrupt_stops_the_job(project, environment, address):
     started = Path(environment["DAVSS_STORAGE"], "started")
     wait_for(started.exists, process)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=180)
     assert process.returncode == 130, out + err
     states = {job["status"] for job in requests.get(f"{address}/api/jobs/", timeout=5).json()}
     assert "STOPPED" in states and "RUNNING" not in states
