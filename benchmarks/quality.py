@@ -72,7 +72,7 @@ def settings() -> dict[str, SamplerConfig]:
         found[f"dirac/{name}"] = changed(DPS, name="dirac", num_steps=steps, num_samples=draws)
     fast = PRESETS["fast"]
     found["fast/w 0.5"] = changed(fast, guidance_weight=0.5)
-    found["fast/s_min 1e-4, rho 10"] = changed(fast, sigma_min=1e-4, rho=10.0)
+    found["fast/sigma_min 1e-4, rho 10"] = changed(fast, sigma_min=1e-4, rho=10.0)
     found["fast/eta 0.7"] = changed(fast, eta=0.7)
     base = changed(DPS, num_steps=20)
     variants: dict[str, dict[str, Any]] = {
