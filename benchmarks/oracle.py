@@ -23,6 +23,7 @@ from tqdm import tqdm
 from davss import si_sdr
 from davss.config import PRESETS, SamplerConfig, to_dict
 from davss.posterior import sample
+from davss.posterior.sampling import evaluations
 from tests.posterior import oracle
 
 # Several exact samples of every mixture: their scatter is the error of each row, drawn once.
@@ -155,13 +156,6 @@ def count(config: SamplerConfig, mixture: Tensor, tick: Callable[[], object]) ->
     drawn = sample(denoise, mixture, len(oracle.LEVELS), config, seeded)
     seconds = time.process_time() - begin
     return drawn, f"{calls['forward']} | {calls['backward']} | {seconds:.1f}"
-
-
-def evaluations(config: SamplerConfig) -> int:
-    """Calls of the denoiser, for the progress bar."""
-    heun = config.name == "dps" and config.order == 2 and not config.multistep
-    a_draw = 2 * config.num_steps - 1 if heun else config.num_steps * config.ode_steps
-    return a_draw * config.num_samples
 
 
 def level_ratio(drawn: Tensor) -> Tensor:

@@ -37,6 +37,7 @@ from davss.posterior import (
     residual,
     sampling,
     separator,
+    spectrum,
     steps,
     trace,
     uncertainty,
@@ -53,8 +54,8 @@ UNTRAINED: tuple[NoiseModel, ...] = get_args(NoiseModel)
 # Estimates of other code are other estimates; dvc.yaml lists these files.
 _CODE = (
     *(denoiser, guidance, prior_module, schedule, film, layers, ncsnpp),
-    *(daps, dps, likelihood, noise_models, recordings, residual, sampling, separator, steps),
-    *(trace, uncertainty, windows, mixtures_module),
+    *(daps, dps, likelihood, noise_models, recordings, residual, sampling, separator, spectrum),
+    *(steps, trace, uncertainty, windows, mixtures_module),
 )
 
 

@@ -17,13 +17,12 @@ import torch
 from torch import Tensor
 
 from davss.config import SamplerConfig
-from davss.posterior.likelihood import compressed_distance, value_and_gradient
+from davss.posterior.likelihood import value_and_gradient
 from davss.posterior.steps import (
     Callback,
     Denoise,
-    Step,
+    Watch,
     churn,
-    compressed_target,
     draw,
     noise_levels,
     rms,
@@ -47,7 +46,7 @@ def daps(
     mean instead of a sample; `eta` is the share of fresh noise in the next state (1: DAPS, 0: the
     noise that the state holds is kept, as in an ODE).
     """
-    target = compressed_target(mixture, config.compression)
+    watch = Watch(mixture, config.compression, callback)
     u = start(mixture, num_sources, config, generators)
     for level in noise_levels(config):
         u, sigma = churn(u, level, config.s_noise, generators), level.sigma_hat
@@ -63,11 +62,8 @@ def daps(
                 missing = missing + config.sigma_y * draw(mixture, 1, generators)[:, 0]
             sources = guess + error.share(missing, config.sigma_y)
         else:
-            sources = condition_on_stft(guess, target, mixture, error, config)
-        if callback:
-            likelihood = compressed_distance(target, denoised.sum(dim=1), config.compression)
-            moves = rms(denoised - u), rms(sources - guess)
-            callback(Step(level.step, sigma, u, denoised, likelihood, *moves))
+            sources = condition_on_stft(guess, watch.target, mixture, error, config)
+        watch(level, u, denoised, denoised - u, sources - guess)
         if level.is_last:
             return sources
         kept = (u - sources) / sigma

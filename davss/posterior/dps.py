@@ -16,19 +16,14 @@ import torch
 from torch import Tensor
 
 from davss.config import SamplerConfig
-from davss.posterior.likelihood import (
-    compressed_distance,
-    value_and_gradient,
-)
+from davss.posterior.likelihood import value_and_gradient
 from davss.posterior.steps import (
     Callback,
     Denoise,
-    Step,
+    Watch,
     at_level,
     churn,
-    compressed_target,
     noise_levels,
-    rms,
     start,
     without_gradient,
 )
@@ -47,11 +42,13 @@ def dps(
     `order` 1 is Euler; 2 is Heun, or with `multistep` DPM-Solver++(2M, arXiv 2211.01095) for the
     prior's part, whose second order costs no call.
     """
-    target = compressed_target(mixture, config.compression)
+    watch = Watch(mixture, config.compression, callback)
 
     def slope(u: Tensor, sigma: float) -> tuple[Tensor, Tensor, Tensor]:
         """û, ℓ, and the likelihood's part of d = du/dσ."""
-        denoised, likelihood, gradient = estimate(denoise, u, sigma, target, config.compression)
+        denoised, likelihood, gradient = estimate(
+            denoise, u, sigma, watch.target, config.compression
+        )
         zeta = config.zeta_late if sigma < config.sigma_data else config.zeta
         step_scale = (config.zeta if zeta is None else zeta) * mixture.shape[-1] ** 0.5
         return denoised, likelihood, step_scale * gradient / (row_norm(gradient) + 1e-8)
@@ -62,10 +59,8 @@ def dps(
         u, sigma = churn(u, level, config.s_noise, generators), level.sigma_hat
         if level.is_last:  # û is the result: there is no move left to steer
             denoised = without_gradient(denoise, u, sigma)
-            if callback:
-                likelihood = compressed_distance(target, denoised.sum(dim=1), config.compression)
-                still = torch.zeros_like(u[..., 0])
-                callback(Step(level.step, sigma, u, denoised, likelihood, still, still))
+            still = torch.zeros_like(u)
+            watch(level, u, denoised, still, still)
             return denoised
         denoised, likelihood, pull = slope(u, sigma)
         dt = level.sigma_next - sigma
@@ -73,9 +68,7 @@ def dps(
         if config.multistep and previous is not None:
             ahead = extrapolate(denoised, sigma, *previous, level.sigma_next)
         move, push = dt * (u - ahead) / sigma, dt * pull
-        if callback:
-            moves = rms(move), rms(push)
-            callback(Step(level.step, sigma, u, denoised, likelihood, *moves))
+        watch(level, u, denoised, move, push, likelihood)
         if config.order == 2 and not config.multistep:
             there = u + move + push
             second, _, pull_there = slope(there, level.sigma_next)

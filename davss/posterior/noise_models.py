@@ -26,6 +26,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from davss.posterior import spectrum
+from davss.posterior.spectrum import inverse_stft
+
 WINDOW_SECONDS = 0.032
 QUANTILE = 0.3  # speech leaves a third of the moments of nearly every bin to the noise
 FLOOR = 1e-8  # smallest power relative to the mixture's: V⁻² stays within float32
@@ -181,18 +184,10 @@ def quiet_level(power: Tensor, quantile: float, exponent: Tensor | float = 1.0) 
 def wiener(u: Tensor, sigma: Tensor, variance: Tensor, n_fft: int) -> Tensor:
     """Denoiser (B, T) of a source of STFT variance (B, F, N or 1): u (B, T), sigma (B,)."""
     gain = variance / (variance + sigma.to(u)[:, None, None].square())
-    return torch.istft(
-        gain * stft(u, n_fft), n_fft, n_fft // 4, window=window(u, n_fft), length=u.shape[-1]
-    )
+    return inverse_stft(gain * stft(u, n_fft), n_fft, n_fft // 4, u.shape[-1])
 
 
 def stft(signal: Tensor, n_fft: int) -> Tensor:
     """(B, T) → (B, F, N); T > n_fft/2."""
     # Reflected ends keep their level, and with it the ratio of noise to σ².
-    return torch.stft(signal, n_fft, n_fft // 4, window=window(signal, n_fft), return_complex=True)
-
-
-def window(like: Tensor, n_fft: int) -> Tensor:
-    """Hann window of unit energy: a bin of white noise has the variance of a sample."""
-    hann = torch.hann_window(n_fft, dtype=like.dtype, device=like.device)
-    return hann / hann.square().sum().sqrt()
+    return spectrum.stft(signal, n_fft, n_fft // 4, pad_mode="reflect")

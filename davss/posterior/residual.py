@@ -14,14 +14,12 @@ import torch
 from torch import Tensor
 
 from davss.config import SamplerConfig
-from davss.posterior.likelihood import compressed_distance, compressed_stft
 from davss.posterior.steps import (
     Callback,
     Denoise,
-    Step,
+    Watch,
     churn,
     noise_levels,
-    rms,
     start,
     without_gradient,
 )
@@ -42,7 +40,7 @@ def pseudo(
     up to σε leaves out its prior, whose score then counts up to twice: draws spread too little,
     less so with churn.
     """
-    target = compressed_stft(mixture, config.compression)
+    watch = Watch(mixture, config.compression, callback)
     u = start(mixture, num_sources, config, generators)
     for level in noise_levels(config):
         u, sigma = churn(u, level, config.s_noise, generators), level.sigma_hat
@@ -52,9 +50,7 @@ def pseudo(
         pull = -sigma * missing / (sigma**2 + (num_sources - 1) * variance)
         dt = 0.0 if level.is_last else level.sigma_next - sigma
         move, push = dt * (u - denoised) / sigma, dt * pull
-        if callback:
-            likelihood = compressed_distance(target, denoised.sum(dim=1), config.compression)
-            callback(Step(level.step, sigma, u, denoised, likelihood, rms(move), rms(push)))
+        watch(level, u, denoised, move, push)
         if level.is_last:
             return denoised
         u = u + move + push
@@ -75,7 +71,7 @@ def dirac(
     a minus sign, and the result adds up to y exactly. Its noise is that of all the others, not of
     level σ, which only churn corrects.
     """
-    target = compressed_stft(mixture, config.compression)
+    watch = Watch(mixture, config.compression, callback)
     u = start(mixture, num_sources, config, generators)
     for level in noise_levels(config):
         u, sigma = churn(u, level, config.s_noise, generators), level.sigma_hat
@@ -84,9 +80,7 @@ def dirac(
         slope = (u - denoised) / sigma
         dt = 0.0 if level.is_last else level.sigma_next - sigma
         move, push = dt * slope, -dt * slope[:, -1:].expand_as(slope)
-        if callback:
-            likelihood = compressed_distance(target, denoised.sum(dim=1), config.compression)
-            callback(Step(level.step, sigma, u, denoised, likelihood, rms(move), rms(push)))
+        watch(level, u, denoised, move, push)
         if level.is_last:
             return close(denoised, mixture)
         u = u + move + push

@@ -36,6 +36,14 @@ def sample(
     return draws(denoise, mixture, num_sources, config, generators, callback).mean(dim=0)
 
 
+def evaluations(config: SamplerConfig) -> int:
+    """Calls of the denoiser that all draws take."""
+    per_draw = config.num_steps * (config.ode_steps if config.name == "daps" else 1)
+    if config.name == "dps" and config.order == 2 and not config.multistep:
+        per_draw += config.num_steps - 1  # Heun's second slope, of which the last step has none
+    return config.num_samples * per_draw
+
+
 def draws(
     denoise: Denoise,
     mixture: Tensor,

@@ -25,7 +25,7 @@ from davss.errors import DavssError
 from davss.posterior.inputs import VIDEO_RATE, check_lips, check_mixture, count_speakers
 from davss.posterior.noise_models import GaussianNoise, NmfNoise
 from davss.posterior.recordings import Outcome, Piece, Recordings
-from davss.posterior.sampling import draws
+from davss.posterior.sampling import draws, evaluations
 from davss.posterior.spread import spread
 from davss.posterior.steps import Callback, Denoise
 from davss.posterior.trace import Trace
@@ -164,11 +164,7 @@ class Separator:
     @property
     def num_evaluations(self) -> int:
         """Calls of each prior's network that one window takes."""
-        sampler = self.sampler
-        per_step = sampler.ode_steps if sampler.name == "daps" else 1
-        heun = sampler.name == "dps" and sampler.order == 2 and not sampler.multistep
-        corrections = sampler.num_steps - 1 if heun else 0
-        return self.num_draw_steps * per_step + sampler.num_samples * corrections
+        return evaluations(self.sampler)
 
     @property
     def num_draw_steps(self) -> int:

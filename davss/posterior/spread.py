@@ -6,6 +6,8 @@ Shapes: S draws · B batch · M sources · T samples · F bins · N frames.
 import torch
 from torch import Tensor
 
+from davss.posterior.spectrum import stft
+
 WINDOW_SECONDS, HOP_SECONDS = 0.032, 0.008  # five frames to a video frame
 
 
@@ -21,20 +23,9 @@ def spread(draws: Tensor, sample_rate: int) -> Tensor:
     energy, so that white noise of RMS r around a common mean gives r in every bin.
     """
     hop, size = hop_length(sample_rate), round(WINDOW_SECONDS * sample_rate)
-    window = torch.hann_window(size, dtype=draws.dtype, device=draws.device)
-    window = window / window.square().sum().sqrt()
     frames = -(-draws.shape[-1] // hop)
     total = torch.zeros(())
     deviations = draws - draws.mean(dim=0)
     for deviation in deviations:  # one after the other: S spectrograms need not be held at once
-        spectrum = torch.stft(
-            deviation.flatten(0, -2),
-            size,
-            hop,
-            window=window,
-            center=True,
-            pad_mode="constant",
-            return_complex=True,
-        )[..., :frames]
-        total = total.to(draws) + spectrum.abs().square()
-    return (total / max(len(draws) - 1, 1)).sqrt().unflatten(0, draws.shape[1:-1])
+        total = total.to(draws) + stft(deviation, size, hop)[..., :frames].abs().square()
+    return (total / max(len(draws) - 1, 1)).sqrt()

@@ -5,13 +5,14 @@ Shapes: B batch · M sources · T samples.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from davss.config import SamplerConfig
 from davss.diffusion.schedule import sigma_schedule
-from davss.posterior.likelihood import compressed_stft
+from davss.posterior.likelihood import compressed_distance, compressed_stft
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 
@@ -32,6 +33,40 @@ class Step:
 
 
 Callback = Callable[[Step], None]
+
+
+class Watch:
+    """Tells the callback of every step of a draw; without one it computes nothing."""
+
+    def __init__(self, mixture: Tensor, compression: float, callback: Callback | None) -> None:
+        self.mixture, self.compression, self.callback = mixture, compression, callback
+
+    @cached_property
+    def target(self) -> Tensor:
+        """Compressed STFT of the mixtures, (B, F, N), item by item: the last few elements of a
+        tensor are raised to a power by other instructions than the rest, so that a batch's last
+        item would differ from the same item alone in the last bit.
+        """
+        items = self.mixture.split(1)
+        return torch.cat([compressed_stft(item, self.compression) for item in items])
+
+    def __call__(
+        self,
+        level: "Level",
+        u: Tensor,
+        denoised: Tensor,
+        move: Tensor,
+        push: Tensor,
+        likelihood: Tensor | None = None,
+    ) -> None:
+        """A step from u to u + move + push, all (B, M, T); `likelihood` (B,) if it is known."""
+        if self.callback is None:
+            return
+        if likelihood is None:
+            total = denoised.sum(dim=1)
+            likelihood = compressed_distance(self.target, total, self.compression)
+        moves = rms(move), rms(push)
+        self.callback(Step(level.step, level.sigma_hat, u, denoised, likelihood, *moves))
 
 
 @dataclass(frozen=True)
@@ -93,14 +128,6 @@ def at_level(u: Tensor, sigma: float) -> Tensor:
 def without_gradient(denoise: Denoise, u: Tensor, sigma: float) -> Tensor:
     """û of u (B, M, T), for samplers that take no gradient through the denoiser."""
     return denoise(u, at_level(u, sigma))
-
-
-def compressed_target(mixture: Tensor, compression: float) -> Tensor:
-    """Compressed STFT of the mixtures (B, T), (B, F, N), item by item: the last few elements of a
-    tensor are raised to a power by other instructions than the rest, so that a batch's last item
-    would differ from the same item alone in the last bit.
-    """
-    return torch.cat([compressed_stft(item, compression) for item in mixture.split(1)])
 
 
 def rms(x: Tensor) -> Tensor:

@@ -14,14 +14,17 @@ Shapes: B batch · M sources · T samples · F bins · N frames.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from davss.config import SamplerConfig
+from davss.posterior import spectrum
 
 N_FFT, HOP = 256, 64
+stft = partial(spectrum.stft, n_fft=N_FFT, hop=HOP)
+inverse_stft = partial(spectrum.inverse_stft, n_fft=N_FFT, hop=HOP)
 BINS, FRAMES = 3, 5  # the neighbourhood over which the variance is averaged
 # Times the isotropic variance: an average over a neighbourhood is noisy, a denoiser not exact.
 LOWEST, HIGHEST = 0.003, 20.0
@@ -39,7 +42,7 @@ class Uncertainty:
         """White noise (B, M, T) brought to these variances."""
         if self.measured is None:
             return self.isotropic * white
-        return inverse_stft(self.measured.sqrt() * stft(white), white.shape[-1])
+        return inverse_stft(self.measured.sqrt() * stft(white), length=white.shape[-1])
 
     def share(self, missing: Tensor, sigma_y: float = 0.0) -> Tensor:
         """What of an error (B, T) of the sum is each source's, (B, M, T); `sigma_y` is the standard
@@ -49,7 +52,7 @@ class Uncertainty:
             share = self.isotropic**2 / (self.num_sources * self.isotropic**2 + sigma_y**2)
             return (share * missing)[:, None].expand(-1, self.num_sources, -1)
         shares = self.measured / (self.measured.sum(dim=1, keepdim=True) + sigma_y**2)
-        return inverse_stft(shares * stft(missing)[:, None], missing.shape[-1])
+        return inverse_stft(shares * stft(missing)[:, None], length=missing.shape[-1])
 
 
 def uncertainty(u: Tensor, denoised: Tensor, sigma: float, config: SamplerConfig) -> Uncertainty:
@@ -67,29 +70,3 @@ def neighbourhood_mean(power: Tensor) -> Tensor:
     """Mean over BINS × FRAMES around every bin of power (B, M, F, N)."""
     padding = (BINS // 2, FRAMES // 2)
     return F.avg_pool2d(power, (BINS, FRAMES), 1, padding, count_include_pad=False)
-
-
-def stft(signal: Tensor) -> Tensor:
-    """(…, T) → (…, F, N), scaled so that a bin of white noise has the variance of a sample."""
-    z = torch.stft(
-        signal.flatten(0, -2),
-        N_FFT,
-        HOP,
-        window=window(signal),
-        pad_mode="constant",
-        return_complex=True,
-    )
-    return z.unflatten(0, signal.shape[:-1])
-
-
-def inverse_stft(z: Tensor, length: int) -> Tensor:
-    """(…, F, N) → (…, length)."""
-    like = torch.empty(0, dtype=z.real.dtype, device=z.device)
-    signal = torch.istft(z.flatten(0, -3), N_FFT, HOP, window=window(like), length=length)
-    return signal.unflatten(0, z.shape[:-2])
-
-
-def window(like: Tensor) -> Tensor:
-    """Hann window of unit energy."""
-    hann = torch.hann_window(N_FFT, dtype=like.dtype, device=like.device)
-    return hann / hann.square().sum().sqrt()

@@ -56,4 +56,4 @@ def test_colored_noise_has_the_measured_variance():
 
 def test_the_transform_is_inverted():
     signal = torch.randn(2, 3, 1234, dtype=torch.float64)
-    torch.testing.assert_close(inverse_stft(stft(signal), 1234), signal)
+    torch.testing.assert_close(inverse_stft(stft(signal), length=1234), signal)
