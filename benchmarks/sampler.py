@@ -1,30 +1,36 @@
-"""Seconds per step of the sampler against a straightforward reference, same network, same machine,
-one run.
+"""Seconds per step of the sampler against a straightforward reference, same machine, one run.
 
     python -m benchmarks.sampler [--nf 16] [--speakers 1 2 3] [--guidance-weights 0 0.5]
 
 The reference is what one writes first: one network call per source and guidance branch, default
-memory layout, the estimate without gradients, and the likelihood's gradient by a second forward.
+memory layout, layers as they are drawn (up-sampling, then convolution; torch's own group
+normalisation), the estimate without gradients, and the likelihood's gradient by a second forward.
 Both do the same arithmetic; the largest relative difference of their results is printed beside the
-times. A row marked "detached" takes no gradient through the null branch (`guidance_detached`), in
-both. GFLOP/s are of the passes that davss makes, counted by `davss.profiling`; the line below the
-table says what the machine's convolutions reach at this size, measured in the same run.
+times. Each has a process of its own, and they take turns. The reference runs twice: as it is, and
+with the memory of its process kept as davss keeps it (`davss.allocator`).
+GFLOP/s are of the passes that davss makes, counted by `davss.profiling`; the line below the table
+says what the machine's convolutions reach at this size, measured in the same run.
 
 Shapes: B batch · M sources · T samples · V video frames · D visual feature size.
 """
 
 import argparse
+import multiprocessing
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing.pool import Pool
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
+from davss.allocator import keep_freed_memory
 from davss.config import NetworkConfig, SamplerConfig
 from davss.diffusion.guidance import plan_branches
 from davss.diffusion.prior import NoisePrior, SpeechPrior
 from davss.diffusion.schedule import sigma_schedule
+from davss.networks import layers
 from davss.posterior import sample
 from davss.posterior.inputs import VIDEO_RATE
 from davss.posterior.likelihood import reconstruction_loss
@@ -33,7 +39,10 @@ from davss.profiling import PassFlops, conv_peak, count_evaluations, pass_flops,
 from davss.profiling.counting import feature_maps
 
 SAMPLE_RATE = 8000
-HEADER = "| K | guidance | reference s/step | davss s/step | ratio | GFLOP/s | difference |"
+HEADER = (
+    "| K | guidance | reference s/step | reference, memory kept | davss s/step | ratio "
+    "| ratio, memory kept | GFLOP/s | difference |"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -43,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="length (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=8, help="sampler steps (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="best of (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--speakers", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--guidance-weights", type=float, nargs="+", default=[0.0, 0.5])
     text = (
@@ -56,12 +66,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     num_samples = round(arguments.seconds * SAMPLE_RATE)
     passes = [pass_flops(prior, num_samples) for prior in make_priors(arguments.nf)]
     reached = []
+    context = multiprocessing.get_context("spawn")
+    pools = [context.Pool(1, torch.set_num_threads, (arguments.threads,)) for _ in range(3)]
     for num_speakers in arguments.speakers:
         for sampler in plan_samplers(arguments):
-            row = compare(arguments, num_speakers, sampler, passes)
+            task = Task(arguments.nf, arguments.seconds, num_speakers, sampler)
+            row = compare(task, arguments.repeats, pools, passes)
             print(row.text(), flush=True)
             reached.append(row.gflops)
-    peak = measure_peak(arguments)
+    peak = pools[2].apply(measure_peak, (arguments,))
+    for pool in pools:
+        pool.terminate()
     print(
         f"\nBest 3×3 convolution of these feature maps: {peak:.1f} GFLOP/s; davss reaches "
         f"{min(reached) / peak:.0%} to {max(reached) / peak:.0%} of it at nf {arguments.nf}."
@@ -83,58 +98,94 @@ def plan_samplers(arguments: argparse.Namespace) -> list[SamplerConfig]:
 
 
 @dataclass(frozen=True)
+class Task:
+    """One mixture, its sampler, and the size of the networks."""
+
+    nf: int
+    seconds: float
+    num_speakers: int
+    sampler: SamplerConfig
+
+
+@dataclass(frozen=True)
 class Row:
     """One row of the table; seconds are per step."""
 
-    num_speakers: int
-    sampler: SamplerConfig
-    reference_seconds: float
-    davss_seconds: float
+    task: Task
+    reference: float
+    reference_kept: float
+    davss: float
     gflops: float
     difference: float
 
     def text(self) -> str:
         """In Markdown."""
-        detached = " detached" if self.sampler.guidance_detached else ""
+        sampler = self.task.sampler
+        detached = " detached" if sampler.guidance_detached else ""
         return (
-            f"| {self.num_speakers} | {self.sampler.guidance_weight:g}{detached} "
-            f"| {self.reference_seconds:.3f} | {self.davss_seconds:.3f} "
-            f"| {self.reference_seconds / self.davss_seconds:.2f} | {self.gflops:.1f} "
-            f"| {self.difference:.1e} |"
+            f"| {self.task.num_speakers} | {sampler.guidance_weight:g}{detached} "
+            f"| {self.reference:.3f} | {self.reference_kept:.3f} | {self.davss:.3f} "
+            f"| {self.reference / self.davss:.2f} | {self.reference_kept / self.davss:.2f} "
+            f"| {self.gflops:.1f} | {self.difference:.1e} |"
         )
 
 
-def compare(
-    arguments: argparse.Namespace,
-    num_speakers: int,
-    sampler: SamplerConfig,
-    passes: Sequence[PassFlops],
-) -> Row:
-    """Time both samplers on one mixture; `passes` are those of the speech and the noise prior."""
-    num_samples = round(arguments.seconds * SAMPLE_RATE)
-    plain = make_priors(arguments.nf)
-    separator = Separator(*make_priors(arguments.nf), sampler, device="cpu")
-    torch.manual_seed(0)
-    mixture = 0.05 * (num_speakers + 1) ** 0.5 * torch.randn(1, num_samples)
-    frames, lips_dim = round(arguments.seconds * VIDEO_RATE), plain[0].visual_encoder.dim
-    lips = torch.randn(1, num_speakers, frames, lips_dim)
-
-    def ours() -> Tensor:
-        seeded = [torch.Generator().manual_seed(0)]
-        denoise = separator.denoiser(mixture, lips, num_speakers, seeded)
-        return sample(denoise, mixture, num_speakers + 1, sampler, seeded)
-
-    def theirs() -> Tensor:
-        return straightforward(*plain, mixture, lips, sampler)
-
-    a, b = theirs(), ours()  # before the times: a first call is slower
+def compare(task: Task, repeats: int, pools: Sequence[Pool], passes: Sequence[PassFlops]) -> Row:
+    """Time the reference, the reference with its memory kept, and davss, each in its own pool of
+    one process; `passes` are those of the speech and the noise prior.
+    """
+    work: list[tuple[Callable[..., tuple[float, Tensor]], tuple[Task, ...]]]
+    work = [(run_reference, (task,)), (run_reference_kept, (task,)), (run_davss, (task,))]
+    # a first round before the times: a first call is slower; then in turn, so that a change of the
+    # machine's speed meets all
+    rounds = [
+        [pool.apply(function, given) for pool, (function, given) in zip(pools, work, strict=True)]
+        for _ in range(repeats + 1)
+    ]
+    a, b = rounds[0][0][1], rounds[0][2][1]
     difference = ((a - b).abs().max() / a.abs().max()).item()
-    # alternately, so that a change of the machine's speed meets both
-    times = [(timed(theirs), timed(ours)) for _ in range(arguments.repeats)]
-    reference, davss = (min(column) / arguments.steps for column in zip(*times, strict=True))
-    flops = count_evaluations(separator, num_speakers).flops(*passes)
-    gflops = flops / (davss * arguments.steps) / 1e9
-    return Row(num_speakers, sampler, reference, davss, gflops, difference)
+    seconds = [min(r[i][0] for r in rounds[1:]) / task.sampler.num_steps for i in range(3)]
+    separator = Separator(*make_priors(task.nf), task.sampler, device="cpu")
+    flops = count_evaluations(separator, task.num_speakers).flops(*passes)
+    gflops = flops / (seconds[2] * task.sampler.num_steps) / 1e9
+    return Row(task, *seconds, gflops, difference)
+
+
+def make_mixture(task: Task) -> tuple[Tensor, Tensor]:
+    """Noise in place of a mixture (1, T), and of lips (1, K, V, D)."""
+    num_speakers, prior = task.num_speakers, make_priors(task.nf)[0]
+    torch.manual_seed(0)
+    mixture = torch.randn(1, round(task.seconds * SAMPLE_RATE))
+    frames = round(task.seconds * VIDEO_RATE)
+    lips = torch.randn(1, num_speakers, frames, prior.visual_encoder.dim)
+    return 0.05 * (num_speakers + 1) ** 0.5 * mixture, lips
+
+
+def run_davss(task: Task) -> tuple[float, Tensor]:
+    """Seconds and sources of davss."""
+    mixture, lips = make_mixture(task)
+    separator = Separator(*make_priors(task.nf), task.sampler, device="cpu")
+
+    def work() -> Tensor:
+        seeded = [torch.Generator().manual_seed(0)]
+        denoise = separator.denoiser(mixture, lips, task.num_speakers, seeded)
+        return sample(denoise, mixture, task.num_speakers + 1, task.sampler, seeded)
+
+    return timed(work)
+
+
+def run_reference(task: Task) -> tuple[float, Tensor]:
+    """Seconds and sources of the reference."""
+    mixture, lips = make_mixture(task)
+    speech, noise = make_priors(task.nf)
+    as_drawn(speech), as_drawn(noise)
+    return timed(lambda: straightforward(speech, noise, mixture, lips, task.sampler))
+
+
+def run_reference_kept(task: Task) -> tuple[float, Tensor]:
+    """The same in a process that keeps what it frees."""
+    keep_freed_memory()
+    return run_reference(task)
 
 
 def measure_peak(arguments: argparse.Namespace) -> float:
@@ -147,11 +198,11 @@ def measure_peak(arguments: argparse.Namespace) -> float:
     return conv_peak(*maps, "cpu", batch_size=max(b.lips + b.null for b in branches))
 
 
-def timed(function: Callable[[], Tensor]) -> float:
-    """Seconds of one call."""
+def timed(work: Callable[[], Tensor]) -> tuple[float, Tensor]:
+    """Seconds of one call, and its result."""
     begin = time.perf_counter()
-    function()
-    return time.perf_counter() - begin
+    result = work()
+    return time.perf_counter() - begin, result
 
 
 def make_priors(nf: int) -> tuple[SpeechPrior, NoisePrior]:
@@ -165,6 +216,29 @@ def make_priors(nf: int) -> tuple[SpeechPrior, NoisePrior]:
                 torch.nn.init.normal_(parameter, std=0.03)
         prior.eval().requires_grad_(False)
     return priors
+
+
+def as_drawn(prior: nn.Module) -> None:
+    """Compute the layers of a network one after the other, as they are drawn."""
+    for layer in prior.modules():
+        if isinstance(layer, nn.GroupNorm):
+            layer.__class__ = nn.GroupNorm
+        elif isinstance(layer, layers.ResnetBlock):
+            layer.__class__ = DrawnBlock
+
+
+class DrawnBlock(layers.ResnetBlock):
+    """The residual block of NCSN++ without rearrangement."""
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        h = F.silu(self.GroupNorm_0(x))
+        if self.resample:
+            h, x = self.resample(h), self.resample(x)
+        h = self.Conv_0(h) + self.Dense_0(F.silu(embedding))[:, :, None, None]
+        h = self.Conv_1(F.silu(self.GroupNorm_1(h)))
+        if hasattr(self, "Conv_2"):
+            x = self.Conv_2(x)
+        return (x + h) * layers.RESCALE
 
 
 def straightforward(

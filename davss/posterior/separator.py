@@ -18,6 +18,7 @@ import torch
 import torchaudio.functional
 from torch import Tensor
 
+from davss.allocator import keep_freed_memory
 from davss.config import NoiseModel, SamplerConfig, SeparationConfig, changed
 from davss.diffusion.guidance import GuidedSpeech
 from davss.diffusion.prior import NoisePrior, SpeechPrior
@@ -72,6 +73,8 @@ class Separator:
         default = "cuda" if torch.cuda.is_available() else "cpu"
         self.device = torch.device(device or default)
         self.execution = execution or SeparationConfig()
+        if self.device.type == "cpu":
+            keep_freed_memory()
         for prior in priors:
             # channels-last convolutions are faster, see docs/benchmarks.md
             prior.to(self.device).to(memory_format=torch.channels_last)

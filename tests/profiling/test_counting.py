@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from davss.config import NetworkConfig, SamplerConfig, SeparationConfig
-from davss.networks.layers import AttentionBlock, PointwiseLinear
+from davss.networks.layers import AttentionBlock, PointwiseLinear, ResnetBlock, upsample
 from davss.posterior.separator import Separator
 from davss.profiling import Workload, count_evaluations, pass_flops, profile, untrained_priors
 from davss.profiling.counting import PassFlops, count_step_evaluations, feature_maps
@@ -19,12 +19,13 @@ DETACHED = SamplerConfig(num_steps=3, guidance_detached=True)
 DAPS = SamplerConfig(name="daps", num_steps=3, num_samples=2)
 
 
-def test_ncsnpp_m_takes_1_25_tflop_for_four_seconds():
+def test_ncsnpp_m_takes_1_12_tflop_for_four_seconds():
+    """1.25 if convolutions behind an up-sampling were computed as they are written."""
     with torch.device("meta"):
         speech, noise = untrained_priors(NetworkConfig())
     assert sum(p.numel() for p in noise.network.parameters()) == 27_736_590
     flops = pass_flops(noise, 64_000)
-    assert flops.forward == pytest.approx(1.25e12, rel=0.005)
+    assert flops.forward == pytest.approx(1.12e12, rel=0.005)
     assert flops.backward == pytest.approx(flops.forward, rel=0.01)  # to the input only
     assert pass_flops(speech, 64_000) == flops  # FiLM is computed once for all steps
 
@@ -44,6 +45,11 @@ def test_flops_are_those_of_every_layer_counted_by_hand(make):
         elif isinstance(layer, AttentionBlock):
             channels, positions = output.shape[1], output.shape[2] * output.shape[3]
             by_hand.append(2 * 2 * positions**2 * channels)
+        elif isinstance(layer, ResnetBlock) and layer.resample is upsample:
+            # its first convolution, not called as a module: 4×4 taps on the grid before
+            by_hand.append(
+                2 * inputs[0][:, 0].numel() * layer.Conv_0.weight[..., 0, 0].numel() * 16
+            )
 
     with torch.no_grad():
         modulations = prior.network.condition(None, None, 1, 4000)
