@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import socketserver
@@ -147,7 +148,5 @@ def pump(source: socket.socket, sink: socket.socket, limit: int | None = None) -
     except OSError:
         pass
     for each in (source, sink):
-        try:
+        with contextlib.suppress(OSError):
             each.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass

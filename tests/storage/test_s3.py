@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from davss.errors import DavssError
-from davss.storage import open_store, s3 as module, sha256
+from davss.storage import open_store, sha256
+from davss.storage import s3 as module
 from davss.storage.s3 import S3Store
 from tests import s3_server
 
