@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
-from davss.errors import DavssError
+from davss.errors import StorageError
 
 
 def sha256(path: Path) -> str:
@@ -30,7 +30,7 @@ def code_digests(modules: Iterable[ModuleType]) -> list[str]:
 def publish(path: Path) -> Iterator[Path]:
     """Yield a path to write a file or directory at; it becomes `path` on success, else vanishes.
 
-    Raises DavssError when the disk is full.
+    Raises StorageError when the disk is full.
     """
     path = Path(path)
     temporary = path.with_name(f".{uuid.uuid4().hex[:8]}-{path.name}")
@@ -46,13 +46,13 @@ def publish(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def full_disk_explained(path: Path) -> Iterator[None]:
-    """Turn the system's error of a full disk into a DavssError that names `path`."""
+    """Turn the system's error of a full disk into a StorageError that names `path`."""
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise DavssError(
+        raise StorageError(
             f"{path}: no space left on this disk; free some and run it again"
         ) from None
 

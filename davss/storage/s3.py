@@ -25,7 +25,7 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from urllib3.exceptions import HTTPError
 
-from davss.errors import DavssError
+from davss.errors import DavssError, StorageError
 from davss.storage.files import full_disk_explained, publish
 from davss.storage.stores import S3, Entry
 
@@ -96,7 +96,7 @@ class S3Store:
             _client().upload_file(str(path), self.bucket, self._key(name), Config=_transfer())
         stored = self.stat(name)
         if stored is None or stored.size != size:
-            raise DavssError(f"{self.locate(name)}: {size} bytes did not arrive; run it again")
+            raise StorageError(f"{self.locate(name)}: {size} bytes did not arrive; run it again")
         path.unlink()
 
     def list(self, folder: str) -> Iterator[Entry]:
@@ -111,12 +111,12 @@ class S3Store:
                     if not found["Key"].endswith("/"):  # some tools mark folders so
                         yield Entry(found["Key"][start:], found["Size"], found["ETag"])
 
-    def remove(self, folder: str) -> None:
+    def remove(self, name: str) -> None:
         """See Store."""
-        names = [entry.name for entry in self.list(folder)]
-        with self._explained(folder):
-            for name in names:
-                _client().delete_object(Bucket=self.bucket, Key=self._key(name))
+        names = [name, *(entry.name for entry in self.list(name))]
+        with self._explained(name):
+            for each in names:
+                _client().delete_object(Bucket=self.bucket, Key=self._key(each))
 
     @contextmanager
     def scratch(self, folder: str) -> Iterator[Path]:
@@ -134,9 +134,14 @@ class S3Store:
         try:
             yield
         except S3UploadFailedError as error:
-            raise DavssError(self._reason(name, error.__context__ or error)) from None
+            raise self._error(name, error.__context__ or error) from None
         except (problems.BotoCoreError, problems.ClientError, HTTPError) as error:
-            raise DavssError(self._reason(name, error)) from None
+            raise self._error(name, error) from None
+
+    def _error(self, name: str, error: BaseException) -> DavssError:
+        reason = self._reason(name, error)
+        missing = _code(error) in _ABSENT and _operation(error) != "HeadBucket"
+        return DavssError(reason) if missing else StorageError(reason)
 
     def _reason(self, name: str, error: BaseException) -> str:
         url, code = self.locate(name), _code(error)
@@ -189,7 +194,7 @@ class _Stream(io.RawIOBase):
                 pass
             self.body = None  # the connection broke off
             time.sleep(min(0.1 * 2**attempt, 5.0))
-        raise DavssError(
+        raise StorageError(
             f"{self.store.locate(self.name)}: the connection drops again and again, at "
             f"{self.offset} of {self.size} bytes; check the network and run it again"
         )

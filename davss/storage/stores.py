@@ -63,8 +63,8 @@ class Store(Protocol):
         """All files below `folder`, in no particular order; none where there is no such folder."""
         ...
 
-    def remove(self, folder: str) -> None:
-        """Remove all files below `folder`."""
+    def remove(self, name: str) -> None:
+        """Remove the file `name`, or all files below the folder `name`, if there are any."""
         ...
 
     def scratch(self, folder: str) -> AbstractContextManager[Path]:
@@ -127,9 +127,13 @@ class LocalStore:
                 if entry is not None:  # not removed meanwhile
                     yield entry
 
-    def remove(self, folder: str) -> None:
+    def remove(self, name: str) -> None:
         """See Store."""
-        shutil.rmtree(self.root / folder, ignore_errors=True)
+        path = self.root / name
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
     @contextmanager
     def scratch(self, folder: str) -> Iterator[Path]:
