@@ -29,13 +29,14 @@ from davss.media import audio, decoding, mouth, video
 from davss.networks import eigenlips
 from davss.networks.eigenlips import Eigenlips
 from davss.ray_session import ray_running
-from davss.shards import contract, writer
+from davss.shards import contract, sample, writer
 from davss.shards.contract import FPS
-from davss.shards.writer import ShardResult, read_mouth, write_manifests, write_shard
+from davss.shards.sample import read_mouth
+from davss.shards.writer import ShardResult, write_manifests, write_shard
 from davss.storage import code_digests, publish, sha256
 
 # Shards made by other code are made again; the manifests change only if the shards do.
-_CODE = (audio, decoding, mouth, video, eigenlips, contract, writer)
+_CODE = (audio, decoding, mouth, video, eigenlips, contract, sample, writer)
 
 
 def build_shards(

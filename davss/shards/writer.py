@@ -1,33 +1,26 @@
-"""Raw clips → shards: a clip becomes a sample, a list of clips a shard, and all of them manifests.
+"""Raw clips → shards: a list of clips becomes a shard, and all of them manifests.
 
 Contents depend on the clips and settings alone: same input, same bytes, same sha256.
 """
 
 from __future__ import annotations
 
-import functools
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import pandas
 import webdataset
 
 from davss.config import ShardsConfig
 from davss.corpora import SPLITS, RawClip
 from davss.errors import DavssError
-from davss.media.audio import read_audio, require_sound, resample
-from davss.media.mouth import MouthFinder
-from davss.media.video import read_video
 from davss.networks.eigenlips import VisualEncoder
-from davss.shards.contract import FPS, META, SCHEMA_VERSION, encode, samples_per_frame
+from davss.shards.contract import META, SCHEMA_VERSION
+from davss.shards.sample import make_sample
 from davss.storage import publish, sha256
 
-# AAC pads its last frame and encoders add a lead-in: sound may outlast the picture by this much.
-SURPLUS_SECONDS = 0.25
 SHARD_COLUMNS = ["shard", "split", "bytes", "sha256", "samples", "seconds", "schema_version"]
 SHARD_COLUMNS += ["source_digest"]
 CLIP_COLUMNS = ["key", "split", "speaker", "shard", "num_samples", "num_frames", "seconds"]
@@ -41,64 +34,6 @@ class ShardResult:
     shard: dict[str, Any] | None
     clips: list[dict[str, Any]] = field(default_factory=list)
     rejects: list[dict[str, str]] = field(default_factory=list)
-
-
-@functools.cache
-def _mouth_finder() -> MouthFinder:
-    cv2.setNumThreads(1)  # tasks run side by side, one per core
-    return MouthFinder()  # loading its networks takes longer than one clip
-
-
-def read_mouth(clip: RawClip) -> np.ndarray:
-    """Mouth crops uint8 (V, 96, 96) of a clip's video."""
-    if clip.video is None:
-        raise DavssError(f"{clip.source}: has no video")
-    return _mouth_finder()(read_video(clip.video).frames, clip.source).crops
-
-
-def make_sample(
-    clip: RawClip, config: ShardsConfig, encoder: VisualEncoder | None
-) -> dict[str, Any]:
-    """One clip as encoded members, its audio without offset.
-
-    DavssError says why a clip is unusable: short, silent, corrupt, no face, lips and audio differ.
-    """
-    audio, rate = read_audio(clip.audio)
-    audio = audio - audio.mean()  # an offset is no sound, yet would count in every level
-    require_sound(audio, clip.source)
-    audio = resample(audio, rate, config.sample_rate)
-    _check_seconds(clip, len(audio), config)  # before the costly video
-    lips = None
-    if clip.video is not None and encoder is not None:
-        lips = encoder(read_mouth(clip))
-        audio, lips = _align(clip, audio, lips, config.sample_rate)
-        _check_seconds(clip, len(audio), config)
-    peak = float(np.abs(audio).max())
-    if peak > 1:  # resampling overshoots; levels carry no meaning here, clipping would
-        audio = audio / np.float32(peak)
-    meta = {"split": clip.split, "speaker": clip.speaker, "source": clip.source}
-    return encode(clip.key, audio, lips, meta | {"sample_rate": config.sample_rate})
-
-
-def _check_seconds(clip: RawClip, num_samples: int, config: ShardsConfig) -> None:
-    seconds = num_samples / config.sample_rate
-    if seconds < config.min_seconds:
-        raise DavssError(f"{clip.source}: {seconds:.2f} s, shorter than {config.min_seconds:g} s")
-
-
-def _align(
-    clip: RawClip, audio: np.ndarray, lips: np.ndarray, sample_rate: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Cut audio (T,) and lips (V, D) to the same whole video frames: T = V·rate/25."""
-    per_frame = samples_per_frame(sample_rate)
-    difference = len(audio) / per_frame - len(lips)
-    if not -1 <= difference <= SURPLUS_SECONDS * FPS:
-        raise DavssError(
-            f"{clip.source}: {len(lips) / FPS:.2f} s of lips but {len(audio) / sample_rate:.2f} "
-            "s of audio; cut both to the same length"
-        )
-    num_frames = min(len(lips), len(audio) // per_frame)
-    return audio[: num_frames * per_frame], lips[:num_frames]
 
 
 def write_shard(

@@ -165,7 +165,7 @@ def test_videos_without_faces_or_of_another_rate_are_told_apart(tmp_path):
         )
     clips = list(voxceleb2.scan(folder, 0.0))
     reasons = {}
-    from davss.shards.writer import make_sample
+    from davss.shards.sample import make_sample
 
     for clip in clips[:3]:
         with pytest.raises(DavssError) as caught:

@@ -10,7 +10,7 @@ import yaml
 from davss.config import ShardsConfig
 from davss.corpora import RawClip
 from davss.networks.eigenlips import Eigenlips
-from davss.shards import writer
+from davss.shards import sample
 
 RATE, SECONDS = 8000, 1.2
 
@@ -45,7 +45,7 @@ def write_params(folder: Path, **training) -> Path:
 def write_corpus(corpus: str, with_lips: bool, monkeypatch) -> None:
     """Two training shards and one for validation, from tones, made by the real writer."""
     rng = np.random.default_rng(0)
-    monkeypatch.setattr(writer, "read_mouth", lambda clip: mouth(int(clip.key[-2:])))
+    monkeypatch.setattr(sample, "read_mouth", lambda clip: mouth(int(clip.key[-2:])))
     encoder = Eigenlips.fit([mouth(n) for n in range(4)], 3) if with_lips else None
     config = ShardsConfig(sample_rate=RATE, min_seconds=1.0)
     manifests, results = Path("data/shards") / corpus, []
