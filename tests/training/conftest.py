@@ -10,7 +10,7 @@ import yaml
 from davss.config import ShardsConfig
 from davss.corpora import RawClip
 from davss.networks.eigenlips import Eigenlips
-from davss.shards import sample
+from davss.shards import sample, writer
 
 RATE, SECONDS = 8000, 1.2
 
