@@ -165,6 +165,7 @@ class ShardsConfig:
 
     sample_rate: Count = 16_000
     visual_encoder: Literal["eigenlips", "braven"] = "eigenlips"
+    braven_checkpoint: str | None = None  # path of the public file, for visual_encoder braven
     num_components: Count = 48
     encoder_fit_clips: Count = 2000
     validation_fraction: Fraction = 0.01

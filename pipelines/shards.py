@@ -14,7 +14,7 @@ from pathlib import Path
 from davss.config import CorpusConfig, ShardsConfig, load_section
 from davss.corpora import RawClip, dns, voxceleb2, wham
 from davss.shards.build import build_shards
-from davss.storage import storage_root
+from davss.storage import shard_store
 from pipelines import run
 
 
@@ -39,13 +39,12 @@ def main(argv: list[str] | None = None) -> None:
     config = load_section(arguments.params, "shards", ShardsConfig)
     clips = scan(corpus, corpus_config, config)
     manifest_dir = Path("data/shards") / corpus
-    results = build_shards(corpus, clips, config, manifest_dir, storage_root())
-    kept = sum(len(result.clips) for result in results)
-    rejected = sum(len(result.rejects) for result in results)
-    hours = sum(result.shard["seconds"] for result in results if result.shard) / 3600
-    count = sum(1 for result in results if result.shard)
-    print(f"{corpus}: {kept} clips ({hours:.2f} h) in {count} shards, {rejected} rejected")
-    if rejected:
+    summary = build_shards(corpus, clips, config, manifest_dir, shard_store())
+    print(
+        f"{corpus}: {summary.clips} clips ({summary.seconds / 3600:.2f} h) in {summary.shards} "
+        f"shards, {summary.rejects} rejected"
+    )
+    if summary.rejects:
         print(f"why: {manifest_dir / 'rejects.parquet'}")
 
 

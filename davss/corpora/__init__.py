@@ -19,8 +19,8 @@ class RawClip:
     split: str
     speaker: str
     source: str  # path relative to the root: what manifests and rejects name
-    audio: Path
-    video: Path | None = None
+    audio: Path | str  # s3://… where the corpus lies in a bucket
+    video: Path | str | None = None
 
 
 def hash_fraction(text: str) -> float:

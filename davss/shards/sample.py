@@ -1,11 +1,13 @@
-"""What becomes of one raw clip: audio, mouth and lips, checked and cut to the same length.
+"""One raw clip → one sample of a shard, or the reason why not.
 
-A clip that cannot be used is a DavssError that says why; the writer makes it a row of rejects.
+Sound and picture are read, the mouths become features, and both are cut to the same whole frames.
+T samples, V video frames, D feature size.
 """
 
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -24,6 +26,15 @@ from davss.shards.contract import FPS, encode, samples_per_frame
 SURPLUS_SECONDS = 0.25
 
 
+@dataclass(frozen=True)
+class Recording:
+    """What was read of a clip: audio (T,) at the shards' rate, mouth crops (V, 96, 96) or None."""
+
+    clip: RawClip
+    audio: np.ndarray
+    mouth: np.ndarray | None
+
+
 @functools.cache
 def _mouth_finder() -> MouthFinder:
     cv2.setNumThreads(1)  # tasks run side by side, one per core
@@ -37,21 +48,29 @@ def read_mouth(clip: RawClip) -> np.ndarray:
     return _mouth_finder()(read_video(clip.video).frames, clip.source).crops
 
 
-def make_sample(
-    clip: RawClip, config: ShardsConfig, encoder: VisualEncoder | None
-) -> dict[str, Any]:
-    """One clip as encoded members, its audio without offset.
+def read_recording(clip: RawClip, config: ShardsConfig, with_mouth: bool) -> Recording:
+    """Sound, without offset, and mouths of a clip.
 
-    DavssError says why a clip is unusable: short, silent, corrupt, no face, lips and audio differ.
+    DavssError says why a clip is unusable: short, silent, corrupt, no face.
     """
     audio, rate = read_audio(clip.audio)
     audio = audio - audio.mean()  # an offset is no sound, yet would count in every level
     require_sound(audio, clip.source)
     audio = resample(audio, rate, config.sample_rate)
     _check_seconds(clip, len(audio), config)  # before the costly video
-    lips = None
-    if clip.video is not None and encoder is not None:
-        lips = encoder(read_mouth(clip))
+    mouth = read_mouth(clip) if with_mouth and clip.video is not None else None
+    return Recording(clip, audio, mouth)
+
+
+def finish_sample(
+    recording: Recording, lips: np.ndarray | None, config: ShardsConfig
+) -> dict[str, Any]:
+    """A recording and the features (V, D) of its mouths as encoded members.
+
+    DavssError when lips and audio differ in length, or what is left of both is short.
+    """
+    clip, audio = recording.clip, recording.audio
+    if lips is not None:
         audio, lips = _align(clip, audio, lips, config.sample_rate)
         _check_seconds(clip, len(audio), config)
     peak = float(np.abs(audio).max())
@@ -59,6 +78,17 @@ def make_sample(
         audio = audio / np.float32(peak)
     meta = {"split": clip.split, "speaker": clip.speaker, "source": clip.source}
     return encode(clip.key, audio, lips, meta | {"sample_rate": config.sample_rate})
+
+
+def make_sample(
+    clip: RawClip, config: ShardsConfig, encoder: VisualEncoder | None
+) -> dict[str, Any]:
+    """One clip as encoded members; DavssError says why it is unusable."""
+    recording = read_recording(clip, config, with_mouth=encoder is not None)
+    lips = None
+    if encoder is not None and recording.mouth is not None:
+        lips = encoder(recording.mouth)
+    return finish_sample(recording, lips, config)
 
 
 def _check_seconds(clip: RawClip, num_samples: int, config: ShardsConfig) -> None:
