@@ -17,7 +17,7 @@ import numpy as np
 
 from davss.config import ShardsConfig, changed, digest
 from davss.corpora import RawClip
-from davss.errors import DavssError
+from davss.errors import DavssError, StorageError
 from davss.media import audio, decoding, mouth, video
 from davss.networks import braven, eigenlips, visual
 from davss.networks.eigenlips import Eigenlips
@@ -143,6 +143,8 @@ def _mouth_or_reason(clip: RawClip) -> np.ndarray | str:
         try:
             with on_this_machine(clip, Path(scratch)) as local:
                 return read_mouth(local)
+        except StorageError:
+            raise
         except DavssError as error:
             return str(error)
 

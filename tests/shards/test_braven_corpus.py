@@ -80,6 +80,7 @@ def test_shards_hold_features_of_the_checkpoint(work, shards):
     assert clip.lips.std() > 0.1
 
 
+@pytest.mark.slow
 def test_an_actor_on_a_gpu_writes_the_same(work, shards):
     ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False)  # Ray only counts it
     try:
@@ -93,6 +94,7 @@ def test_an_actor_on_a_gpu_writes_the_same(work, shards):
         assert list(first.sha256) == list(second.sha256)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_moves_changes_nothing(work, shards):
     moved = (work / "braven.pth").replace(work / "moved.pth")
     before = {path: path.stat().st_mtime_ns for path in shards[1].rglob("*.tar")}
@@ -113,7 +115,7 @@ def priors(work, shards) -> Path:
 def separate(priors: Path, **changes):
     recording = next((priors / "demo/voxceleb2/test/mp4").glob("*/*/*.mp4"))
     places = {"speech_prior": priors / "speech", "noise_prior": priors / "noise"}
-    places |= {"out": priors / "out", "sampler": SamplerConfig(num_steps=2), "device": "cpu"}
+    places |= {"out": priors / "out", "sampler": SamplerConfig(num_steps=1), "device": "cpu"}
     speakers = {"lips": [], "num_speakers": None, "num_off_screen": 0}
     return separate_file(recording, **{**places, **speakers, **changes}), recording
 

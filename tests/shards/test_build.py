@@ -26,6 +26,8 @@ CONFIG = ShardsConfig(sample_rate=8000, min_seconds=1.0, shard_megabytes=0.1)
 
 @pytest.fixture(scope="module", autouse=True)
 def _ray():
+    """One Ray for all builds of this file: it takes longer to start than they take."""
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 

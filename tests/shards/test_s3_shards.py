@@ -55,6 +55,7 @@ def tables(folder: Path) -> dict[str, str]:
     return {path.name: sha256(path) for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_bucket_and_folder_hold_the_same(raw, s3, tmp_path, monkeypatch, capsys):
     local = [
         RawClip(clip.key, clip.split, "", clip.source, tmp_path / "raw" / clip.source)
@@ -134,6 +135,7 @@ def test_training_streams_through_a_connection_that_drops(shards, s3, monkeypatc
 
 def test_readers_copy_shards_once(shards, tmp_path):
     out, store = shards
+    assert validate(out, store) == []
     reader = ShardReader(out, store, "test")
     first = [clip.audio for clip in reader]
     store.remove(reader.clips.shard[0])
