@@ -29,7 +29,7 @@ from davss.diffusion.prior import NoisePrior, PriorInfo, SpeechPrior, save_prior
 from davss.errors import DavssError
 from davss.networks import film, layers, ncsnpp
 from davss.networks.visual import BRAVEN, EIGENLIPS, load_visual_encoder
-from davss.shards import loader
+from davss.shards import loader, tar
 from davss.shards.loader import training_loader, training_shards
 from davss.shards.reader import ShardReader
 from davss.storage import code_digests, publish, sha256, shard_store, storage_root
@@ -40,7 +40,7 @@ from pipelines import run
 
 SPEECH, SPEECH_CORPUS = "speech", "voxceleb2"
 # Other code makes another run, which starts anew instead of going on; dvc.yaml lists these files.
-_CODE = (denoiser, loss, schedule, film, layers, ncsnpp, loader, ema, loop)
+_CODE = (denoiser, loss, schedule, film, layers, ncsnpp, loader, tar, ema, loop)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
