@@ -34,8 +34,10 @@ from pipelines import run
 
 RUNTIME_ENV = Path(__file__).parent / "runtime_env.yaml"
 # What a stage takes from the environment here and there. No keys: a job's settings are public.
-PASSED_ON = ("DAVSS_NUM_WORKERS", "DAVSS_NUM_ACTORS", "WANDB_MODE", "WANDB_PROJECT", "WANDB_ENTITY")
-PASSED_ON += ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "AWS_MAX_ATTEMPTS")
+PASSED_ON = (
+    *("DAVSS_NUM_WORKERS", "DAVSS_NUM_ACTORS", "WANDB_MODE", "WANDB_PROJECT", "WANDB_ENTITY"),
+    *("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "AWS_MAX_ATTEMPTS"),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
