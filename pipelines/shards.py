@@ -13,7 +13,7 @@ from pathlib import Path
 
 from davss.config import CorpusConfig, ShardsConfig, load_section
 from davss.corpora import RawClip, dns, voxceleb2, wham
-from davss.shards.build import build_shards
+from davss.shards.build import build_shards, given_encoder
 from davss.storage import shard_store
 from pipelines import run
 
@@ -38,6 +38,8 @@ def main(argv: list[str] | None = None) -> None:
     corpus = arguments.corpus
     corpus_config = load_section(arguments.params, f"corpora.{corpus}", CorpusConfig)
     config = load_section(arguments.params, "shards", ShardsConfig)
+    if corpus == "voxceleb2":
+        given_encoder(config)  # before a million files are listed
     clips = scan(corpus, corpus_config, config)
     manifest_dir = Path("data/shards") / corpus
     summary = build_shards(corpus, clips, config, manifest_dir, shard_store())

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow
+from pyarrow import compute
 
 from davss.corpora import SPLITS, RawClip
 from davss.errors import DavssError
@@ -27,6 +28,7 @@ CHUNK = 20_000
 _FIELDS = [field.name for field in dataclasses.fields(RawClip)]
 _PATHS = [field.name for field in dataclasses.fields(RawClip) if "Path" in str(field.type)]
 _ORDER = "order"
+_SOURCE = "\0"  # in no path
 
 
 class ClipTable:
@@ -40,7 +42,13 @@ class ClipTable:
         while chunk := list(islice(clips, CHUNK)):
             chunks.append(pyarrow.Table.from_pylist([_row(clip) for clip in chunk], _schema()))
         table = pyarrow.concat_tables(chunks) if chunks else _schema().empty_table()
-        self._table = table.sort_by(_ORDER).drop_columns([_ORDER]).combine_chunks()
+        del chunks
+        order = compute.sort_indices(table[_ORDER])
+        columns = {}
+        for name in _FIELDS:  # one by one, so that never all of them are there twice
+            columns[name] = table[name].take(order).combine_chunks()
+            table = table.drop_columns([name])
+        self._table = pyarrow.table(columns)
         self._refuse_equal_keys()
 
     def __len__(self) -> int:
@@ -51,11 +59,11 @@ class ClipTable:
         wanted = iter(range(len(self)) if rows is None else rows)
         while chunk := list(islice(wanted, CHUNK)):
             for row in self._table.take(chunk).to_pylist():
-                yield RawClip(**row | {name: _path(row[name]) for name in _PATHS})
+                yield RawClip(**row | {name: _path(row[name], row["source"]) for name in _PATHS})
 
     def rows_of(self, split: str) -> np.ndarray:
         """Row numbers of a split's clips."""
-        return np.flatnonzero(self._table["split"].to_numpy() == split)
+        return np.flatnonzero(compute.equal(self._table["split"], split))
 
     def has_video(self) -> np.ndarray:
         """Which rows have a video: bool, one a row."""
@@ -72,8 +80,8 @@ class ClipTable:
 
     def _refuse_equal_keys(self) -> None:
         # Equal keys have equal places in the order: they are neighbours.
-        keys = self._table["key"].to_numpy()
-        equal = np.flatnonzero(keys[1:] == keys[:-1])
+        keys = self._table["key"]
+        equal = np.flatnonzero(compute.equal(keys[1:], keys[:-1]))
         if len(equal):
             first, second = sorted(
                 clip.source for clip in self.clips([int(equal[0]), int(equal[0]) + 1])
@@ -122,9 +130,15 @@ def _schema() -> pyarrow.Schema:
 
 def _row(clip: RawClip) -> dict[str, Any]:
     row = {name: getattr(clip, name) for name in _FIELDS}
-    row |= {name: None if row[name] is None else str(row[name]) for name in _PATHS}
+    for name in _PATHS:
+        if row[name] is not None:
+            # A path mostly ends with `source`, which need not be kept twice.
+            row[name] = str(row[name]).replace(clip.source, _SOURCE)
     return row | {_ORDER: hashlib.sha256(clip.key.encode()).digest()}
 
 
-def _path(text: str | None) -> Path | str | None:
-    return text if text is None or text.startswith(S3) else Path(text)
+def _path(text: str | None, source: str) -> Path | str | None:
+    if text is None:
+        return None
+    text = text.replace(_SOURCE, source)
+    return text if text.startswith(S3) else Path(text)

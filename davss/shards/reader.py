@@ -136,7 +136,10 @@ def _index(path: Path) -> dict[str, dict[str, tuple[int, int]]]:
         with tarfile.open(path, "r:") as archive:
             for member in archive:
                 key, suffix = member_name(member, str(path))
-                index.setdefault(key, {})[suffix] = (member.offset_data, member.size)
+                members = index.setdefault(key, {})
+                if suffix in members:
+                    raise DavssError(f"{path}: {member.name} comes twice; {MEND}")
+                members[suffix] = (member.offset_data, member.size)
     except (tarfile.TarError, EOFError):
         raise DavssError(f"{path}: not a readable shard; {MEND}") from None
     return index
