@@ -20,11 +20,12 @@ from pipelines import run
 
 def scan(corpus: str, corpus_config: CorpusConfig, config: ShardsConfig) -> Iterator[RawClip]:
     """Clips of one of the three corpora."""
-    root = Path(corpus_config.root)
+    root = corpus_config.root
     if corpus == "voxceleb2":
-        return voxceleb2.scan(root, config.validation_fraction)
+        by, without_video = config.validation_by, corpus_config.without_video
+        return voxceleb2.scan(root, config.validation_fraction, by, without_video)
     if corpus == "wham":
-        return wham.scan(root)
+        return wham.scan(root, corpus_config.augmented)
     return dns.scan(root, corpus_config.split_fractions)
 
 

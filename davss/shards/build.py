@@ -16,9 +16,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from davss.config import ShardsConfig, changed, digest
-from davss.corpora import RawClip
+from davss.corpora import RawClip, filters
 from davss.errors import DavssError, StorageError
-from davss.media import audio, decoding, mouth, video
+from davss.media import audio, decoding, faces, mouth, rois, tracks, video
 from davss.networks import braven, eigenlips, visual
 from davss.networks.eigenlips import Eigenlips
 from davss.networks.visual import BravenLips, save_visual_encoder
@@ -33,7 +33,8 @@ from davss.shards.writer import ShardResult, read_note
 from davss.storage import Store, code_digests, open_store, publish
 
 # Shards made by other code are made again; the manifests change only if the shards do.
-_CODE = (audio, decoding, mouth, video, eigenlips, braven, visual, contract, plan, sample, writer)
+_MEDIA = (audio, decoding, faces, mouth, rois, tracks, video, filters)
+_CODE = (*_MEDIA, eigenlips, braven, visual, contract, plan, sample, writer)
 _SAMPLED = 32  # clips whose length is looked at to say how many fill a shard
 
 
@@ -127,7 +128,7 @@ def _eigenlips(table: ClipTable, config: ShardsConfig, store: Store, notes: str)
         if store.stat(name) is None:
             rows = table.rows_of("train")
             rows = rows[table.has_video()[rows]][: config.encoder_fit_clips]
-            chosen = ((clip,) for clip in table.clips(rows))
+            chosen = ((clip, config) for clip in table.clips(rows))
             results = tasks.in_order(
                 _mouth_or_reason, chosen, len(rows), "eigenlips: mouths", _ended_the_process
             )
@@ -138,11 +139,11 @@ def _eigenlips(table: ClipTable, config: ShardsConfig, store: Store, notes: str)
         return Eigenlips.load(path)
 
 
-def _mouth_or_reason(clip: RawClip) -> np.ndarray | str:
+def _mouth_or_reason(clip: RawClip, config: ShardsConfig) -> np.ndarray | str:
     with TemporaryDirectory() as scratch:
         try:
             with on_this_machine(clip, Path(scratch)) as local:
-                return read_mouth(local)
+                return read_mouth(local, config).crops
         except StorageError:
             raise
         except DavssError as error:

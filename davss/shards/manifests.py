@@ -22,6 +22,9 @@ SHARDS |= {"seconds": _REAL, "schema_version": _COUNT, "source_digest": _TEXT}
 CLIPS = {"key": _TEXT, "split": _TEXT, "speaker": _TEXT, "shard": _TEXT, "num_samples": _COUNT}
 CLIPS |= {"num_frames": _COUNT, "seconds": _REAL, "sample_rate": _COUNT, "source": _TEXT}
 CLIPS |= {"source_sha256": _TEXT}
+# of speech: see corpora.filters.SpeechQuality and media.mouth.FaceQuality
+CLIPS |= {"active": _REAL, "snr_db": _REAL, "faces": _COUNT, "share": _REAL, "score": _REAL}
+CLIPS |= {"jitter": _REAL, "turned": _REAL}
 REJECTS = {"path": _TEXT, "split": _TEXT, "reason": _TEXT, "source_sha256": _TEXT}
 ROW_GROUP = 20_000
 

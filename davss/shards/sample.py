@@ -6,8 +6,10 @@ T samples, V video frames, D feature size.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -15,10 +17,12 @@ import numpy as np
 
 from davss.config import ShardsConfig
 from davss.corpora import RawClip
+from davss.corpora.filters import measure_speech, require_speech
 from davss.errors import DavssError
 from davss.media.audio import read_audio, require_sound, resample
 from davss.media.mouth import MouthFinder
-from davss.media.video import read_video
+from davss.media.rois import ROI, read_rois
+from davss.media.video import Frames
 from davss.networks.eigenlips import VisualEncoder
 from davss.shards.contract import FPS, encode, samples_per_frame
 
@@ -27,39 +31,66 @@ SURPLUS_SECONDS = 0.25
 
 
 @dataclass(frozen=True)
+class Mouths:
+    """Crops uint8 (V, 96, 96), what the face finder says of them, and the file's own frame rate."""
+
+    crops: np.ndarray
+    quality: dict[str, float] = field(default_factory=dict)
+    fps: float = FPS
+
+
+@dataclass(frozen=True)
 class Recording:
-    """What was read of a clip: audio (T,) at the shards' rate, mouth crops (V, 96, 96) or None."""
+    """What was read of a clip: audio (T,) at the shards' rate, mouth crops (V, 96, 96) or None.
+
+    `facts` go into the clip's meta, `quality` into its row of the manifest.
+    """
 
     clip: RawClip
     audio: np.ndarray
     mouth: np.ndarray | None
+    facts: dict[str, float] = field(default_factory=dict)
+    quality: dict[str, float] = field(default_factory=dict)
 
 
 @functools.cache
-def _mouth_finder() -> MouthFinder:
+def _mouth_finder(min_found: float, max_gap: int) -> MouthFinder:
     cv2.setNumThreads(1)  # tasks run side by side, one per core
-    return MouthFinder()  # loading its networks takes longer than one clip
+    return MouthFinder(min_found, max_gap=max_gap)  # loading takes longer than one clip
 
 
-def read_mouth(clip: RawClip) -> np.ndarray:
-    """Mouth crops uint8 (V, 96, 96) of a clip's video."""
+def read_mouth(clip: RawClip, config: ShardsConfig) -> Mouths:
+    """Mouths of a clip's video, or of its ready crops."""
     if clip.video is None:
         raise DavssError(f"{clip.source}: has no video")
-    return _mouth_finder()(read_video(clip.video).frames, clip.source).crops
+    if Path(clip.video).suffix == ROI:
+        return Mouths(read_rois(clip.video))
+    frames = Frames(clip.video, resample=config.resample_video)
+    finder = _mouth_finder(config.min_face, round(config.max_face_gap * FPS))
+    found = finder(frames.in_memory(), clip.source)
+    return Mouths(found.crops, dataclasses.asdict(found.quality), frames.fps)
 
 
 def read_recording(clip: RawClip, config: ShardsConfig, with_mouth: bool) -> Recording:
     """Sound, without offset, and mouths of a clip.
 
-    DavssError says why a clip is unusable: short, silent, corrupt, no face.
+    DavssError says why a clip is unusable: short, silent, noisy, corrupt, no face.
     """
     audio, rate = read_audio(clip.audio)
     audio = audio - audio.mean()  # an offset is no sound, yet would count in every level
     require_sound(audio, clip.source)
     audio = resample(audio, rate, config.sample_rate)
     _check_seconds(clip, len(audio), config)  # before the costly video
-    mouth = read_mouth(clip) if with_mouth and clip.video is not None else None
-    return Recording(clip, audio, mouth)
+    quality: dict[str, float] = {}
+    if clip.speaker:
+        speech = measure_speech(audio, config.sample_rate)
+        require_speech(speech, config.min_active, config.min_snr_db, clip.source)
+        quality = dataclasses.asdict(speech)
+    if not with_mouth or clip.video is None:
+        return Recording(clip, audio, None, quality=quality)
+    mouths = read_mouth(clip, config)
+    facts = {} if abs(mouths.fps - FPS) <= 0.01 else {"source_fps": round(mouths.fps, 3)}
+    return Recording(clip, audio, mouths.crops, facts, quality | mouths.quality)
 
 
 def finish_sample(
@@ -76,8 +107,9 @@ def finish_sample(
     peak = float(np.abs(audio).max())
     if peak > 1:  # resampling overshoots; levels carry no meaning here, clipping would
         audio = audio / np.float32(peak)
-    meta = {"split": clip.split, "speaker": clip.speaker, "source": clip.source}
-    return encode(clip.key, audio, lips, meta | {"sample_rate": config.sample_rate})
+    meta: dict[str, Any] = {"split": clip.split, "speaker": clip.speaker, "source": clip.source}
+    meta |= recording.facts | {"sample_rate": config.sample_rate}
+    return encode(clip.key, audio, lips, meta)
 
 
 def make_sample(

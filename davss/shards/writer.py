@@ -183,7 +183,7 @@ def _finish(
         except DavssError as error:
             result.rejects.append(_reject(recording.clip, error, digest))
             continue
-        yield _clip_row(sample, digest), sample
+        yield _clip_row(sample, digest) | recording.quality, sample
 
 
 def _reject(clip: RawClip, error: DavssError, digest: str) -> dict[str, Any]:
