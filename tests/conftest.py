@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import uuid
 from collections.abc import Iterator
 
@@ -38,3 +39,15 @@ def s3(s3_process, monkeypatch) -> s3_server.Server:
     module._client_of.cache_clear()
     yield s3_server.Server(s3_process, bucket)
     module._client_of.cache_clear()
+
+
+@pytest.fixture
+def tiny_disk(tmp_path):
+    """A disk of 1 MB."""
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("mounting a small disk takes root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)

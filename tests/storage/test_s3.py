@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -167,18 +166,6 @@ def test_no_credentials_and_no_server(store, tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     module._client_of.cache_clear()
     assert "no connection to http://127.0.0.1" in one_line(lambda: store.open("x"))
-
-
-@pytest.fixture
-def tiny_disk(tmp_path):
-    """A disk of 1 MB."""
-    folder = tmp_path / "tiny"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    if subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("mounting a small disk takes root")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_a_full_disk_is_told_and_left_as_it_was(store, tiny_disk, tmp_path):
