@@ -2,11 +2,13 @@
 
     python -m benchmarks.shards speed [--clips 256] [--seconds 8]
     python -m benchmarks.shards memory [--clips 1100000]
+    python -m benchmarks.shards braven [--clips 4]
 
 `speed` makes samples of noise and features as VoxCeleb2 with BRAVEn would have (16 kHz, 1024
 features) and times, one after the other on the same bytes: encoding and writing them; webdataset's
 own TarWriter and WebDataset; davss' reader of samples with all its checks; both with the members
 decoded. `memory` plans and writes the manifests of made-up clips and tells the process' peak.
+`braven` makes features of noise with BRAVEn Large, whose weights are random, on one core or a GPU.
 """
 
 from __future__ import annotations
@@ -24,9 +26,12 @@ from typing import Any
 
 import numpy as np
 import soundfile
+import torch
 import webdataset
 
 from davss.corpora import RawClip
+from davss.networks import BRAVEn
+from davss.networks.visual import BravenLips
 from davss.shards import build  # noqa: F401  # what a driver imports
 from davss.shards.contract import AUDIO, LIPS, META, decode, encode
 from davss.shards.manifests import write_manifests
@@ -40,12 +45,14 @@ RATE, DIM, REPEATS = 16_000, 1024, 5
 def main(argv: list[str] | None = None) -> None:
     """Print one line for each number."""
     parser = argparse.ArgumentParser(prog="benchmarks.shards", description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=["speed", "memory"])
-    parser.add_argument("--clips", type=int, help="default: 256, and 1,100,000 for memory")
+    parser.add_argument("what", choices=["speed", "memory", "braven"])
+    parser.add_argument("--clips", type=int, help="default: 256; memory: 1,100,000; braven: 4")
     parser.add_argument("--seconds", type=float, default=8.0, help="length of a clip")
     arguments = parser.parse_args(argv)
     if arguments.what == "memory":
         memory(arguments.clips or 1_100_000)
+    elif arguments.what == "braven":
+        braven(arguments.clips or 4, arguments.seconds)
     else:
         speed(arguments.clips or 256, arguments.seconds)
 
@@ -98,6 +105,26 @@ def memory(count: int) -> None:
     print(f"plan: {planned - started:.1f} s, manifests: {written - planned:.1f} s")
     print(f"manifests: {size / 1e6:.0f} MB")
     print(f"peak memory: {peak():.0f} MB, of which {before:.0f} MB before, of imports")
+
+
+def braven(count: int, seconds: float) -> None:
+    """Features of `count` clips of different lengths around `seconds`, as one batch of a task."""
+    torch.set_num_threads(1)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "braven.pth"
+        torch.save(BRAVEn().state_dict(), path)
+        encoder = BravenLips.of(path)
+        rng = np.random.default_rng(0)
+        lengths = (25 * seconds * rng.uniform(0.75, 1.25, count)).astype(int)
+        mouths = [rng.integers(0, 256, (length, 96, 96), dtype=np.uint8) for length in lengths]
+        encoder.batch([mouths[0][:10]])  # loads the network
+        started = time.perf_counter()
+        encoder.batch(mouths)
+        taken = time.perf_counter() - started
+    frames = int(lengths.sum())
+    device = "a GPU" if torch.cuda.is_available() else "one core"
+    speed_of = f"{frames / taken:.0f} frames/s, {frames / 25 / taken:.1f} x real time"
+    print(f"BRAVEn Large on {device}: {speed_of}")
 
 
 def clips(count: int) -> Iterator[RawClip]:

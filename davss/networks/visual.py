@@ -10,6 +10,8 @@ from __future__ import annotations
 import functools
 import json
 import pickle
+import warnings
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -53,7 +55,10 @@ class BravenLips:
         path = Path(checkpoint).resolve()
         weights = read_checkpoint(path)
         try:
-            BRAVEn(**(sizes := _sizes(weights))).load_public(weights)
+            sizes = _sizes(weights)
+            with torch.device("meta"), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that nothing is copied, for it is checked only
+                BRAVEn(**sizes).load_public(weights)
         except DavssError as error:
             raise DavssError(f"{path}: {error}") from None
         return cls(sha256(path), **sizes, checkpoint=path)
@@ -116,7 +121,8 @@ def read_checkpoint(path: Path) -> Mapping[str, torch.Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        weights = torch.load(path, map_location="cpu", weights_only=True)
+        mmap = zipfile.is_zipfile(path)  # files of old versions of torch cannot be mapped
+        weights = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError):
         weights = None
     if not isinstance(weights, Mapping):
