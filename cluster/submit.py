@@ -28,12 +28,16 @@ import yaml
 from cluster import jobs
 from cluster.stages import Stage, commit, read_stage, ship
 from davss.errors import DavssError
-from davss.storage import VARIABLE, publish, storage_root
+from davss.storage import STATE, VARIABLE, publish, storage_root
+from davss.storage.stores import S3
 from pipelines import run
 
 RUNTIME_ENV = Path(__file__).parent / "runtime_env.yaml"
 # What a stage takes from the environment here and there. No keys: a job's settings are public.
-PASSED_ON = ("DAVSS_NUM_WORKERS", "DAVSS_NUM_ACTORS", "WANDB_MODE", "WANDB_PROJECT", "WANDB_ENTITY")
+PASSED_ON = (
+    *("DAVSS_NUM_WORKERS", "DAVSS_NUM_ACTORS", "WANDB_MODE", "WANDB_PROJECT", "WANDB_ENTITY"),
+    *("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "AWS_MAX_ATTEMPTS"),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -113,6 +117,8 @@ def make_runtime_env(
         ) from None
     passed = {name: environment[name] for name in PASSED_ON if name in environment}
     variables = {**base.get("env_vars", {}), **passed, VARIABLE: storage}
+    if environment.get(VARIABLE, "").startswith(S3):  # shards in a bucket, the rest in the folder
+        variables |= {VARIABLE: environment[VARIABLE], STATE: storage}
     return {**base, "working_dir": working_dir, "env_vars": variables}
 
 

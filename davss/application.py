@@ -21,6 +21,7 @@ from davss.errors import DavssError
 from davss.media.audio import CONTAINERS, read_audio, require_sound, write_audio
 from davss.media.mouth import MouthFinder
 from davss.media.video import Frames
+from davss.networks.visual import BravenLips
 from davss.posterior.inputs import VIDEO_RATE
 from davss.posterior.separator import Separator
 from davss.storage import publish
@@ -44,11 +45,13 @@ def separate_file(
     execution: SeparationConfig | None = None,
     seed: int = 0,
     device: str | None = None,
+    visual_encoder: Path | None = None,
 ) -> dict[str, Any]:
     """Separate one file and write the sources to the folder `out`; returns separation.json.
 
     With several draws `spread.npz` says how far they differ: standard deviations, float16 (F, N)
     for every source, see davss/posterior/spread.py.
+    `visual_encoder` is the checkpoint of BRAVEn, for a speech prior whose lips are its features.
     Everything is checked before the sampler starts, and nothing is written unless it succeeds.
     Raises DavssError naming the file or flag that is wrong.
     """
@@ -57,6 +60,8 @@ def separate_file(
     if out.exists() and not out.is_dir():
         raise DavssError(f"--out {out}: a file of that name is in the way; give a folder")
     speech, noise = load_pair(speech_prior, noise_prior)
+    if lips:
+        give_checkpoint(speech, visual_encoder)
     audio, sample_rate = read_audio(recording)
     require_sound(audio, recording)
     seconds = len(audio) / sample_rate
@@ -153,6 +158,21 @@ def load_pair(
     if isinstance(noise, SpeechPrior):
         raise DavssError(f"--noise-prior {noise_prior}: this is a speech prior; swap the two")
     return speech, noise
+
+
+def give_checkpoint(prior: SpeechPrior, checkpoint: Path | None) -> None:
+    """Complete the prior's visual encoder, where that is BRAVEn; DavssError names the flag."""
+    encoder = prior.visual_encoder
+    if not isinstance(encoder, BravenLips):
+        if checkpoint is not None:
+            raise DavssError("--visual-encoder: the speech prior brings its own; leave it out")
+        return
+    if checkpoint is None:
+        raise DavssError(
+            "--visual-encoder: the speech prior's lips are features of BRAVEn; give its "
+            f"checkpoint, the file with sha256 {encoder.sha256[:12]}…"
+        )
+    prior.visual_encoder = encoder.at(checkpoint)
 
 
 def write_spread(path: Path, names: Sequence[str], spread: Tensor) -> None:

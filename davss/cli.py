@@ -43,7 +43,8 @@ def build_parser() -> argparse.ArgumentParser:
     validate = commands.add_parser("validate", help="check shards against their manifests")
     validate.add_argument("manifests", type=Path, help="a folder such as data/shards/voxceleb2")
     validate.add_argument(
-        "--storage", type=Path, help="where shards lie (default: $DAVSS_STORAGE or ./storage)"
+        "--storage",
+        help="folder or s3://bucket/prefix of shards (default: $DAVSS_STORAGE or ./storage)",
     )
     validate.set_defaults(run=_validate)
     info = commands.add_parser("info", help="what a prior is and how it was trained")
@@ -76,6 +77,8 @@ def _add_separate(commands: Any) -> None:
     add("--off-screen", type=int, default=0, metavar="N", help="speakers nobody sees, besides")
     add("--speech-prior", type=Path, required=True, metavar="DIR", help="directory of a prior")
     add("--noise-prior", type=noise_model, required=True, metavar=NOISE, help=NOISE_HELP)
+    text = "BRAVEn's checkpoint, if the speech prior was trained with it"
+    add("--visual-encoder", type=Path, metavar="FILE", help=text)
     add("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
     add("--seed", type=int, default=0, help="random seed")
     add("--device", help="cpu, cuda, cuda:1 …; by default the GPU if there is one")
@@ -131,6 +134,7 @@ def _separate(arguments: argparse.Namespace) -> None:
         execution=execution,
         seed=arguments.seed,
         device=arguments.device,
+        visual_encoder=arguments.visual_encoder,
     )
     for name in report["files"]:
         print(arguments.out / name)
@@ -138,9 +142,10 @@ def _separate(arguments: argparse.Namespace) -> None:
 
 def _validate(arguments: argparse.Namespace) -> None:
     from davss.shards.validate import validate
-    from davss.storage import storage_root
+    from davss.storage import open_store, shard_store
 
-    problems = validate(arguments.manifests, arguments.storage or storage_root())
+    store = open_store(arguments.storage) if arguments.storage else shard_store()
+    problems = validate(arguments.manifests, store)
     for problem in problems:
         print(problem)
     if problems:

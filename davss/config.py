@@ -144,6 +144,8 @@ class CorpusConfig:
 
     root: str
     split_fractions: tuple[Fraction, Fraction, Fraction] = (0.90, 0.05, 0.05)
+    without_video: bool = True  # VoxCeleb2: take clips that are sound alone
+    augmented: bool = False  # WHAM!: take speed-perturbed copies too
 
 
 @_settings
@@ -165,10 +167,17 @@ class ShardsConfig:
 
     sample_rate: Count = 16_000
     visual_encoder: Literal["eigenlips", "braven"] = "eigenlips"
+    braven_checkpoint: str | None = None  # path of the public file, for visual_encoder braven
     num_components: Count = 48
     encoder_fit_clips: Count = 2000
-    validation_fraction: Fraction = 0.01
+    validation_fraction: Fraction = 0.01  # of VoxCeleb2's dev, by …
+    validation_by: Literal["clip", "speaker"] = "speaker"
     min_seconds: Positive = 4.0
+    min_active: Fraction = 0.0  # share of the time with speech; of VoxCeleb2 only, as min_snr_db
+    min_snr_db: float | None = None  # estimated from the levels of pauses
+    resample_video: bool = False  # take other frame rates: of each 1/25 s the nearest frame
+    min_face: Fraction = 0.8  # share of frames with a face
+    max_face_gap: NonNegative = 0.5  # seconds without a face that may be interpolated
     shard_megabytes: Positive = 512.0
 
 

@@ -12,6 +12,10 @@ class DavssError(Exception):
     """
 
 
+class StorageError(DavssError):
+    """A disk or bucket that takes or gives nothing just now: the fault of no single file."""
+
+
 @contextmanager
 def ending_in_one_line() -> Iterator[None]:
     """Exit with one line and status 2 for what the user can mend, with 130 on Ctrl-C."""

@@ -24,7 +24,7 @@ def ray_running(num_cpus: int) -> Iterator[None]:
         ray.init(
             address="local",
             num_cpus=num_cpus,
-            object_store_memory=200_000_000,
+            object_store_memory=100_000_000 * max(2, num_cpus),
             include_dashboard=False,
             logging_level=logging.ERROR,
             log_to_driver=False,

@@ -13,7 +13,7 @@ from pathlib import Path
 from davss.config import MixturesConfig, load_section
 from davss.evaluation.mixtures import plan_mixtures
 from davss.shards.reader import ShardReader
-from davss.storage import publish, storage_root
+from davss.storage import publish, shard_store
 from pipelines import run
 
 
@@ -25,8 +25,8 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     config = load_section(arguments.params, "mixtures", MixturesConfig)
     seed = load_section(arguments.params, "seed", int)
-    speech = ShardReader(Path("data/shards/voxceleb2"), storage_root(), "test")
-    noise = ShardReader(Path("data/shards") / arguments.condition, storage_root(), "test")
+    speech = ShardReader(Path("data/shards/voxceleb2"), shard_store(), "test")
+    noise = ShardReader(Path("data/shards") / arguments.condition, shard_store(), "test")
     manifest = plan_mixtures(speech, noise, config, arguments.condition, seed)
     path = Path("data/mixtures") / f"{arguments.condition}.parquet"
     with publish(path) as temporary:

@@ -30,7 +30,7 @@ from davss.evaluation.report.summary import (
     summarise,
 )
 from davss.shards.reader import ShardReader
-from davss.storage import publish, storage_root
+from davss.storage import publish, shard_store, storage_root
 from davss.training.tracking import git_revision
 from pipelines import run
 
@@ -117,7 +117,7 @@ def read_examples(
     rows: dict[str, dict[str, Any]] = {row["key"]: row for row in rows_of(manifest)}
     storage, made = storage_root(), estimates.set_index("key")
     speech, noise = (
-        ShardReader(Path("data/shards") / corpus, storage, "test")
+        ShardReader(Path("data/shards") / corpus, shard_store(), "test")
         for corpus in (SPEECH_CORPUS, condition)
     )
     examples = []

@@ -25,7 +25,7 @@ from davss.evaluation.estimates import read_estimate, read_manifest
 from davss.evaluation.metrics import METRICS, score_sources, source_names
 from davss.evaluation.mixtures import render, rows_of
 from davss.shards.reader import ShardReader
-from davss.storage import publish, storage_root
+from davss.storage import publish, shard_store, storage_root
 from pipelines import run
 
 SPEECH_CORPUS = "voxceleb2"
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     jobs = make_jobs(noise, condition)
     storage = storage_root()
     readers = [
-        ShardReader(Path("data/shards") / corpus, storage, "test")
+        ShardReader(Path("data/shards") / corpus, shard_store(), "test")
         for corpus in (SPEECH_CORPUS, condition)
     ]
     work = partial(score_mixture, speech=readers[0], noise=readers[1], storage=storage)

@@ -45,7 +45,7 @@ from davss.posterior import (
 )
 from davss.posterior.separator import Separator
 from davss.shards.reader import ShardReader
-from davss.storage import code_digests, publish, sha256, storage_root
+from davss.storage import code_digests, publish, sha256, shard_store, storage_root
 from pipelines import run
 
 SPEECH, SPEECH_CORPUS = "speech", "voxceleb2"
@@ -103,7 +103,7 @@ def make_job(
     speech_prior = read_prior(PRIORS / SPEECH, SpeechPrior, "train_speech")
     noise_prior, used = read_noise_model(noise)
     readers = [
-        ShardReader(Path("data/shards") / corpus, storage, "test")
+        ShardReader(Path("data/shards") / corpus, shard_store(), "test")
         for corpus in (SPEECH_CORPUS, condition)
     ]
     shards = [sorted(set(reader.clips.shard)) for reader in readers]

@@ -13,18 +13,19 @@ from pathlib import Path
 
 from davss.config import CorpusConfig, ShardsConfig, load_section
 from davss.corpora import RawClip, dns, voxceleb2, wham
-from davss.shards.build import build_shards
-from davss.storage import storage_root
+from davss.shards.build import build_shards, given_encoder
+from davss.storage import shard_store
 from pipelines import run
 
 
 def scan(corpus: str, corpus_config: CorpusConfig, config: ShardsConfig) -> Iterator[RawClip]:
     """Clips of one of the three corpora."""
-    root = Path(corpus_config.root)
+    root = corpus_config.root
     if corpus == "voxceleb2":
-        return voxceleb2.scan(root, config.validation_fraction)
+        by, without_video = config.validation_by, corpus_config.without_video
+        return voxceleb2.scan(root, config.validation_fraction, by, without_video)
     if corpus == "wham":
-        return wham.scan(root)
+        return wham.scan(root, corpus_config.augmented)
     return dns.scan(root, corpus_config.split_fractions)
 
 
@@ -37,15 +38,16 @@ def main(argv: list[str] | None = None) -> None:
     corpus = arguments.corpus
     corpus_config = load_section(arguments.params, f"corpora.{corpus}", CorpusConfig)
     config = load_section(arguments.params, "shards", ShardsConfig)
+    if corpus == "voxceleb2":
+        given_encoder(config)  # before a million files are listed
     clips = scan(corpus, corpus_config, config)
     manifest_dir = Path("data/shards") / corpus
-    results = build_shards(corpus, clips, config, manifest_dir, storage_root())
-    kept = sum(len(result.clips) for result in results)
-    rejected = sum(len(result.rejects) for result in results)
-    hours = sum(result.shard["seconds"] for result in results if result.shard) / 3600
-    count = sum(1 for result in results if result.shard)
-    print(f"{corpus}: {kept} clips ({hours:.2f} h) in {count} shards, {rejected} rejected")
-    if rejected:
+    summary = build_shards(corpus, clips, config, manifest_dir, shard_store())
+    print(
+        f"{corpus}: {summary.clips} clips ({summary.seconds / 3600:.2f} h) in {summary.shards} "
+        f"shards, {summary.rejects} rejected"
+    )
+    if summary.rejects:
         print(f"why: {manifest_dir / 'rejects.parquet'}")
 
 

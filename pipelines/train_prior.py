@@ -28,11 +28,11 @@ from davss.diffusion import denoiser, loss, schedule
 from davss.diffusion.prior import NoisePrior, PriorInfo, SpeechPrior, save_prior
 from davss.errors import DavssError
 from davss.networks import film, layers, ncsnpp
-from davss.networks.eigenlips import Eigenlips
-from davss.shards import loader
+from davss.networks.visual import BRAVEN, EIGENLIPS, load_visual_encoder
+from davss.shards import loader, tar
 from davss.shards.loader import training_loader, training_shards
 from davss.shards.reader import ShardReader
-from davss.storage import code_digests, publish, sha256, storage_root
+from davss.storage import code_digests, publish, sha256, shard_store, storage_root
 from davss.training import checkpoint, ema, launch, loop, tracking
 from davss.training.job import TrainingJob
 from davss.training.validation import load_clips
@@ -40,7 +40,7 @@ from pipelines import run
 
 SPEECH, SPEECH_CORPUS = "speech", "voxceleb2"
 # Other code makes another run, which starts anew instead of going on; dvc.yaml lists these files.
-_CODE = (denoiser, loss, schedule, film, layers, ncsnpp, loader, ema, loop)
+_CODE = (denoiser, loss, schedule, film, layers, ncsnpp, loader, tar, ema, loop)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -78,13 +78,13 @@ def make_job(name: str, params: Path, resources: launch.Resources, mode: str) ->
     training, diffusion = prior_config.training, prior_config.diffusion
     loop.worker_batch_size(training, resources.num_workers)
     corpus = SPEECH_CORPUS if speech else name
-    manifests, storage = _manifests(corpus), storage_root().resolve()
+    manifests, shards_in = _manifests(corpus), shard_store()
     crop_samples = round(training.crop_seconds * sample_rate)
     shards = training_shards(
-        manifests, storage, "train", crop_samples=crop_samples, sample_rate=sample_rate
+        manifests, shards_in, "train", crop_samples=crop_samples, sample_rate=sample_rate
     )
     _check_shards(corpus, len(shards), resources.num_workers * max(training.loader_workers, 1))
-    reader = ShardReader(manifests, storage, "valid")
+    reader = ShardReader(manifests, shards_in, "valid")
     encoder = _visual_encoder(manifests, reader) if speech else None
     settings = {
         "prior": name,
@@ -100,7 +100,7 @@ def make_job(name: str, params: Path, resources: launch.Resources, mode: str) ->
         config=prior_config,
         seed=seed,
         sample_rate=sample_rate,
-        state=storage / "training" / f"{name}-{run_id}",
+        state=storage_root().resolve() / "training" / f"{name}-{run_id}",
         build_prior=partial(_build_prior, prior_config, sample_rate, encoder),
         training_batches=partial(
             training_loader,
@@ -133,9 +133,11 @@ def make_job(name: str, params: Path, resources: launch.Resources, mode: str) ->
 def _build_prior(
     prior_config: PriorConfig, sample_rate: int, encoder: Path | None
 ) -> SpeechPrior | NoisePrior:
-    """An untrained prior; `encoder` is the file of the visual encoder of a speech prior."""
+    """An untrained prior; `encoder` is the file that names a speech prior's visual encoder."""
     info = PriorInfo(sample_rate, prior_config.network, prior_config.diffusion)
-    return NoisePrior(info) if encoder is None else SpeechPrior(info, Eigenlips.load(encoder))
+    if encoder is None:
+        return NoisePrior(info)
+    return SpeechPrior(info, load_visual_encoder(encoder.parent))
 
 
 def describe(job: TrainingJob, resources: launch.Resources) -> str:
@@ -223,13 +225,13 @@ def _check_shards(corpus: str, num_shards: int, num_readers: int) -> None:
 
 
 def _visual_encoder(manifests: Path, reader: ShardReader) -> Path:
-    """The file of the visual encoder, once its feature size is that of the shards."""
-    path = manifests / "eigenlips.safetensors"
+    """The file that names the visual encoder, once its feature size is that of the shards."""
+    path = manifests / (BRAVEN if (manifests / BRAVEN).is_file() else EIGENLIPS)
     if not path.is_file():
         raise DavssError(
             f"{path}: no such file; make it with `python -m pipelines.shards {SPEECH_CORPUS}`"
         )
-    dim = Eigenlips.load(path).dim
+    dim = load_visual_encoder(manifests).dim
     lips = reader[reader.clips.key.iloc[0]].lips
     found = None if lips is None else lips.shape[1]
     if found != dim:

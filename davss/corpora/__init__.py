@@ -1,26 +1,35 @@
-"""Raw corpora in their official layouts → clips with key, split and speaker; nothing is decoded."""
+"""Raw corpora in their official layouts → clips with key, split and speaker; nothing is decoded.
+
+Readers are generators over the names below a root, a folder or `s3://bucket/prefix`: a million
+clips take them little memory. What they leave out they tell (`tell`).
+"""
 
 from __future__ import annotations
 
 import hashlib
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from davss.corpora.listing import S3
 from davss.errors import DavssError
 
 SPLITS = ("train", "valid", "test")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RawClip:
-    """One recording of a corpus: where its audio (and video) lie, and which split it belongs to."""
+    """One recording of a corpus: where its audio (and video) lie, and which split it belongs to.
+
+    `video` may be a file of ready mouth crops (davss.media.rois).
+    """
 
     key: str
     split: str
     speaker: str
     source: str  # path relative to the root: what manifests and rejects name
-    audio: Path
-    video: Path | None = None
+    audio: Path | str  # s3://… where the corpus lies in a bucket
+    video: Path | str | None = None
 
 
 def hash_fraction(text: str) -> float:
@@ -28,14 +37,30 @@ def hash_fraction(text: str) -> float:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
 
 
-def require_root(root: Path, setting: str, layout: str) -> None:
-    """Raise DavssError unless `root` is a directory with something in it."""
+def require_root(root: str | Path, setting: str, layout: str) -> None:
+    """Raise DavssError unless `root` is a directory with something in it; buckets are not asked."""
+    if str(root).startswith(S3):
+        return
+    root = Path(root)
     if not root.is_dir():
         raise DavssError(f"{root}: no such folder; expected {layout}; set {setting}.root")
     if next(root.iterdir(), None) is None:
         raise DavssError(f"{root}: the folder is empty; expected {layout}; set {setting}.root")
 
 
-def wrong_layout(root: Path, setting: str, layout: str) -> DavssError:
+def place(root: str | Path, name: str) -> Path | str:
+    """Where the file `name` below a root lies."""
+    if str(root).startswith(S3):
+        return f"{str(root).rstrip('/')}/{name}"
+    return Path(root) / name
+
+
+def wrong_layout(root: object, setting: str, layout: str) -> DavssError:
     """The error for a root that holds something else than the corpus."""
     return DavssError(f"{root}: not the official layout; expected {layout}; set {setting}.root")
+
+
+def tell(setting: str, count: int, what: str, example: str) -> None:
+    """One line on standard error about files that a reader leaves out, if there are any."""
+    if count:
+        print(f"{setting}: {count} {what}, as {example}", file=sys.stderr)

@@ -7,18 +7,27 @@ or test by the hash of its stem.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from davss.corpora import SPLITS, RawClip, hash_fraction, require_root, wrong_layout
+from davss.corpora import (
+    SPLITS,
+    RawClip,
+    hash_fraction,
+    place,
+    require_root,
+    tell,
+    wrong_layout,
+)
+from davss.corpora.listing import has_folder, list_files
 from davss.errors import DavssError
 from davss.shards.contract import make_key
 
 SETTING = "corpora.dns"
 LAYOUT = "datasets_fullband/noise_fullband/*.wav or datasets/noise/*.wav"
-_FOLDERS = ("datasets_fullband/noise_fullband", "datasets/noise", ".")
+_FOLDERS = ("datasets_fullband/noise_fullband", "datasets/noise")
 
 
-def scan(root: Path, split_fractions: tuple[float, float, float]) -> Iterator[RawClip]:
+def scan(root: str | Path, split_fractions: tuple[float, float, float]) -> Iterator[RawClip]:
     """Clips of DNS noise, split train/valid/test in `split_fractions`; DavssError for a bad root.
 
     `root` is the release or the folder of its noise files.
@@ -26,18 +35,26 @@ def scan(root: Path, split_fractions: tuple[float, float, float]) -> Iterator[Ra
     if abs(sum(split_fractions) - 1) > 1e-6:
         raise DavssError(f"{SETTING}.split_fractions: {list(split_fractions)} do not sum to 1")
     require_root(root, SETTING, LAYOUT)
-    paths = [path for folder in _FOLDERS for path in sorted((root / folder).glob("*.wav"))]
-    if not paths:
+    folders = [folder for folder in _FOLDERS if has_folder(root, folder)] or [""]
+    foreign, found = [], False
+    for folder in folders:
+        for source in list_files(root, folder):
+            path = PurePosixPath(source)
+            if path.suffix != ".wav" or str(path.parent) != (folder or "."):
+                foreign.append(source)
+                continue
+            found = True
+            split = _split(path.stem, split_fractions)
+            key = make_key(f"dns/{path.name}")
+            yield RawClip(key, split, "", source, audio=place(root, source))
+    if not found:
         raise wrong_layout(root, SETTING, LAYOUT)
-    for path in paths:
-        source = path.relative_to(root).as_posix()
-        split = _split(path.stem, split_fractions)
-        yield RawClip(make_key(f"dns/{path.name}"), split, "", source, audio=path)
+    tell(SETTING, len(foreign), "files left out, not of the corpus", "".join(foreign[:1]))
 
 
 def _split(stem: str, fractions: tuple[float, float, float]) -> str:
-    place = hash_fraction(stem)
+    place_of_stem = hash_fraction(stem)
     for split, upper in zip(SPLITS[:2], (fractions[0], fractions[0] + fractions[1]), strict=True):
-        if place < upper:
+        if place_of_stem < upper:
             return split
     return SPLITS[2]

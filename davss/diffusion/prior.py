@@ -19,10 +19,10 @@ from davss.errors import DavssError
 from davss.networks import NCSNpp
 from davss.networks.eigenlips import Eigenlips
 from davss.networks.film import Modulations
+from davss.networks.visual import BravenLips, load_visual_encoder, save_visual_encoder
 from davss.storage import publish
 
 FORMAT_VERSION = 1
-VISUAL_ENCODER_FILE = "eigenlips.safetensors"
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class SpeechPrior(Denoiser):
 
     kind = "speech"
 
-    def __init__(self, info: PriorInfo, visual_encoder: Eigenlips) -> None:
+    def __init__(self, info: PriorInfo, visual_encoder: Eigenlips | BravenLips) -> None:
         super().__init__(_network(info.network, visual_encoder.dim), info.diffusion.sigma_data)
         self.info = info
         self.visual_encoder = visual_encoder
@@ -128,11 +128,12 @@ def save_prior(prior: SpeechPrior | NoisePrior, path: str | Path) -> None:
         save_file(weights, directory / "weights.safetensors")
         (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         if isinstance(prior, SpeechPrior):
-            prior.visual_encoder.save(directory / VISUAL_ENCODER_FILE)
+            save_visual_encoder(prior.visual_encoder, directory)
 
 
 def load_prior(path: str | Path) -> SpeechPrior | NoisePrior:
-    """Read a prior's directory; the prior is in evaluation mode, on the CPU.
+    """Read a prior's directory; the prior is in evaluation mode, on the CPU. A visual encoder that
+    is BRAVEn still needs its checkpoint to make features: `BravenLips.at`.
 
     Raises DavssError if the directory, a file or a parameter is missing or does not fit.
     """
@@ -146,7 +147,7 @@ def load_prior(path: str | Path) -> SpeechPrior | NoisePrior:
     )
     prior: SpeechPrior | NoisePrior
     if config["kind"] == SpeechPrior.kind:
-        prior = SpeechPrior(info, Eigenlips.load(path / VISUAL_ENCODER_FILE))
+        prior = SpeechPrior(info, load_visual_encoder(path))
     else:
         prior = NoisePrior(info)
     try:

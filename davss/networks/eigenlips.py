@@ -10,7 +10,7 @@ V video frames, D = 2 × components, P pixels of a reduced crop.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -35,6 +35,10 @@ class VisualEncoder(Protocol):
         ...
 
     def __call__(self, mouth: np.ndarray) -> np.ndarray: ...
+
+    def batch(self, mouths: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The same for several clips, of any lengths."""
+        ...
 
 
 class Eigenlips:
@@ -82,6 +86,10 @@ class Eigenlips:
         scores = _reduce(mouth) @ self.basis.astype(np.float64)
         features = np.concatenate([scores, _differences(scores)], axis=1)
         return (features * self.scale).astype(np.float32)
+
+    def batch(self, mouths: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Features of several clips."""
+        return [self(mouth) for mouth in mouths]
 
     def save(self, path: Path) -> None:
         """Write a safetensors file, all or nothing."""

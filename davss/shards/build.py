@@ -1,132 +1,157 @@
-"""The driver of the shards stage: clips → shards in parallel Ray tasks, one per shard, then
-manifests.
+"""The driver of the shards stage: clips → pieces → shards in Ray tasks, then manifests.
 
-A corpus is cut into shards before anything is decoded, so tasks need no coordination, and finished
-shards are found again by a note: an interrupted build goes on where it stopped, nothing is done
-twice.
+A corpus is cut into shards and handfuls before anything is decoded, so tasks need no coordination.
+What is finished is found again by its note: an interrupted build goes on where it stopped and
+repeats at most a handful of clips per worker.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
 
 import numpy as np
-import ray
-from tqdm import tqdm
 
-from davss.config import ShardsConfig, digest
-from davss.corpora import SPLITS, RawClip
-from davss.errors import DavssError
-from davss.media import audio, decoding, mouth, video
-from davss.networks import eigenlips
+from davss.config import ShardsConfig, changed, digest
+from davss.corpora import RawClip, filters
+from davss.errors import DavssError, StorageError
+from davss.media import audio, decoding, faces, mouth, rois, tracks, video
+from davss.networks import braven, eigenlips, visual
 from davss.networks.eigenlips import Eigenlips
+from davss.networks.visual import BravenLips, save_visual_encoder
 from davss.ray_session import ray_running
-from davss.shards import contract, writer
+from davss.shards import contract, plan, sample, tasks, writer
 from davss.shards.contract import FPS
-from davss.shards.writer import ShardResult, read_mouth, write_manifests, write_shard
-from davss.storage import code_digests, publish, sha256
+from davss.shards.manifests import write_manifests
+from davss.shards.plan import ClipTable, PlannedShard, plan_shards
+from davss.shards.sample import read_mouth
+from davss.shards.sources import on_this_machine
+from davss.shards.writer import ShardResult, read_note
+from davss.storage import Store, code_digests, open_store, publish
 
 # Shards made by other code are made again; the manifests change only if the shards do.
-_CODE = (audio, decoding, mouth, video, eigenlips, contract, writer)
+_MEDIA = (audio, decoding, faces, mouth, rois, tracks, video, filters)
+_CODE = (*_MEDIA, eigenlips, braven, visual, contract, plan, sample, writer)
+_SAMPLED = 32  # clips whose length is looked at to say how many fill a shard
+
+
+@dataclass
+class Summary:
+    """What a build has come to."""
+
+    shards: int = 0
+    clips: int = 0
+    seconds: float = 0.0
+    rejects: int = 0
+    first_reason: str = ""
+
+    def add(self, result: ShardResult) -> ShardResult:
+        """Count one shard in, and return it."""
+        self.shards += result.shard is not None
+        self.clips += len(result.clips)
+        self.seconds += sum(row["seconds"] for row in result.clips)
+        self.rejects += len(result.rejects)
+        if result.rejects and not self.first_reason:
+            self.first_reason = result.rejects[0]["reason"]
+        return result
 
 
 def build_shards(
-    corpus: str, clips: Iterable[RawClip], config: ShardsConfig, manifest_dir: Path, storage: Path
-) -> list[ShardResult]:
+    corpus: str,
+    clips: Iterable[RawClip],
+    config: ShardsConfig,
+    manifest_dir: Path,
+    storage: Path | Store,
+) -> Summary:
     """Build or reuse all shards of a corpus in `storage`, then publish its manifests as
     `manifest_dir`.
 
     Clips that cannot be used are listed in rejects.parquet; DavssError when no clip is left.
     """
-    clips = _unique(clips)
-    if config.visual_encoder == "braven" and any(clip.video for clip in clips):
-        raise DavssError(
-            "shards.visual_encoder: BRAVEn features are not built yet; set it to eigenlips"
-        )
     contract.samples_per_frame(config.sample_rate)
-    source_digest = _source_digest(clips)
+    store, table = open_store(storage), ClipTable(clips)
+    with_video = bool(table.has_video().any())
+    known = given_encoder(config) if with_video else None
+    settings = changed(config, braven_checkpoint=known.sha256 if known else None)
     folder = f"shards/{corpus}"
-    notes = storage / folder / f"build-{digest(config, source_digest, code_digests(_CODE))}"
+    notes = f"{folder}/build-{digest(settings, table.digest(), code_digests(_CODE))}"
     with ray_running(len(os.sched_getaffinity(0))):
-        encoder = _encoder(clips, config, notes)
-        results = _shards(_plan(clips, config, encoder), folder, storage, notes, config, encoder)
-    _refuse_nothing(corpus, results)
+        encoder = known or (_eigenlips(table, config, store, notes) if with_video else None)
+        shards = plan_shards(table, _clips_per_shard(table, config, encoder))
+        tasks.Build(table, config, encoder, store, folder, notes).run(shards)
+    return _publish_manifests(corpus, shards, store, notes, encoder, manifest_dir)
+
+
+def given_encoder(config: ShardsConfig) -> BravenLips | None:
+    """BRAVEn, where the settings want it, or None; DavssError when its checkpoint is not there."""
+    if config.visual_encoder != "braven":
+        return None
+    if config.braven_checkpoint is None:
+        raise DavssError(
+            "shards.braven_checkpoint: BRAVEn needs its checkpoint; give the path of the file, or "
+            "set shards.visual_encoder to eigenlips"
+        )
+    return BravenLips.of(config.braven_checkpoint)
+
+
+def _publish_manifests(
+    corpus: str,
+    shards: list[PlannedShard],
+    store: Store,
+    notes: str,
+    encoder: Eigenlips | BravenLips | None,
+    manifest_dir: Path,
+) -> Summary:
+    summary = Summary()
     with publish(manifest_dir) as temporary:
         temporary.mkdir()
-        write_manifests(results, source_digest, temporary)
-        if encoder is not None:
-            encoder.save(temporary / "eigenlips.safetensors")
-    return results
-
-
-def _unique(clips: Iterable[RawClip]) -> list[RawClip]:
-    """Clips in an order that mixes speakers and scenes, the same everywhere; keys must differ."""
-    seen: dict[str, RawClip] = {}
-    for clip in clips:
-        if clip.key in seen:
+        results = (read_note(store, f"{notes}/{shard.name}.json") for shard in shards)
+        write_manifests((summary.add(result) for result in results if result), temporary)
+        if not summary.clips:
             raise DavssError(
-                f"{clip.source}: has the same key as {seen[clip.key].source}; rename one"
+                f"corpora.{corpus}: all {summary.rejects} clips were rejected; the first: "
+                f"{summary.first_reason}"
             )
-        seen[clip.key] = clip
-    return sorted(seen.values(), key=lambda clip: hashlib.sha256(clip.key.encode()).digest())
+        if encoder is not None:
+            save_visual_encoder(encoder, temporary)
+    return summary
 
 
-def _source_digest(clips: list[RawClip]) -> str:
-    """Digest of contents, keys, splits and speakers, wherever the root may lie."""
-    files = sorted({path for clip in clips for path in (clip.audio, clip.video) if path})
-    with ThreadPoolExecutor(8) as pool:
-        hashes = dict(zip(files, pool.map(sha256, files), strict=True))
-    facts = [
-        [clip.key, clip.split, clip.speaker, clip.source, hashes[clip.audio]]
-        + [hashes[clip.video] if clip.video else ""]
-        for clip in clips
-    ]
-    return digest(facts)
-
-
-def _map(function: Callable, arguments: list[tuple], description: str) -> Iterator[Any]:
-    """Results of function(*argument) from Ray tasks, in order; bounded in flight, so in memory."""
-    task = ray.remote(function)
-    limit = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
-    pending: deque = deque()
-    with tqdm(total=len(arguments), desc=description, disable=not arguments) as bar:
-        for argument in arguments:
-            if len(pending) >= limit:
-                yield ray.get(pending.popleft())
-                bar.update()
-            pending.append(task.remote(*argument))
-        while pending:
-            yield ray.get(pending.popleft())
-            bar.update()
-
-
-def _encoder(clips: list[RawClip], config: ShardsConfig, notes: Path) -> Eigenlips | None:
+def _eigenlips(table: ClipTable, config: ShardsConfig, store: Store, notes: str) -> Eigenlips:
     """Eigenlips fitted to the first train clips (their order is random already), or as stored."""
-    train = [clip for clip in clips if clip.split == "train" and clip.video is not None]
-    if not any(clip.video for clip in clips):
-        return None
-    stored = notes / "eigenlips.safetensors"
-    if not stored.is_file():
-        chosen = [(clip,) for clip in train[: config.encoder_fit_clips]]
-        mouths = _found(_map(_mouth_or_reason, chosen, "eigenlips: mouths"))
-        encoder = Eigenlips.fit(mouths, config.num_components)
-        encoder.save(stored)
-    return Eigenlips.load(stored)
+    name = f"{notes}/{visual.EIGENLIPS}"
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / visual.EIGENLIPS
+        if store.stat(name) is None:
+            rows = table.rows_of("train")
+            rows = rows[table.has_video()[rows]][: config.encoder_fit_clips]
+            chosen = ((clip, config) for clip in table.clips(rows))
+            results = tasks.in_order(
+                _mouth_or_reason, chosen, len(rows), "eigenlips: mouths", _ended_the_process
+            )
+            mouths = _found(results)
+            Eigenlips.fit(mouths, config.num_components).save(path)
+            store.put(path, name)
+        store.fetch(name, path)
+        return Eigenlips.load(path)
 
 
-def _mouth_or_reason(clip: RawClip) -> np.ndarray | str:
-    try:
-        return read_mouth(clip)
-    except DavssError as error:
-        return str(error)
+def _mouth_or_reason(clip: RawClip, config: ShardsConfig) -> np.ndarray | str:
+    with TemporaryDirectory() as scratch:
+        try:
+            with on_this_machine(clip, Path(scratch)) as local:
+                return read_mouth(local, config).crops
+        except StorageError:
+            raise
+        except DavssError as error:
+            return str(error)
+
+
+def _ended_the_process(argument: tuple) -> str:
+    return f"{argument[0].source}: decoding it ends the process"
 
 
 def _found(mouths: Iterable[np.ndarray | str]) -> Iterator[np.ndarray]:
@@ -142,68 +167,21 @@ def _found(mouths: Iterable[np.ndarray | str]) -> Iterator[np.ndarray]:
         raise DavssError(f"eigenlips: no training clip shows a mouth; the last: {reason}")
 
 
-def _plan(
-    clips: list[RawClip], config: ShardsConfig, encoder: Eigenlips | None
-) -> list[tuple[str, list[RawClip]]]:
-    """Shards as (name, clips): of about shard_megabytes each, equally filled."""
-    seconds = np.mean(list(_durations(clips[:32])) or [config.min_seconds])
+def _clips_per_shard(
+    table: ClipTable, config: ShardsConfig, encoder: Eigenlips | BravenLips | None
+) -> int:
+    """Clips that make a shard of about shard_megabytes."""
+    seconds = np.mean(list(_durations(table)) or [config.min_seconds])
     rate = 1.2 * config.sample_rate + (2 * FPS * encoder.dim if encoder else 0)  # flac saves 40 %
-    per_shard = max(1, round(config.shard_megabytes * 1e6 / (seconds * rate)))
-    plan = []
-    for split in SPLITS:
-        mine = [clip for clip in clips if clip.split == split]
-        count = -(-len(mine) // per_shard)
-        bounds = [len(mine) * number // max(count, 1) for number in range(count + 1)]
-        for number in range(count):
-            plan.append((f"{split}-{number:06d}", mine[bounds[number] : bounds[number + 1]]))
-    return plan
+    return max(1, round(config.shard_megabytes * 1e6 / (seconds * rate)))
 
 
-def _durations(clips: list[RawClip]) -> Iterator[float]:
-    for clip in clips:
-        try:
-            samples, rate = audio.read_audio(clip.audio)
-            yield len(samples) / rate
-        except DavssError:
-            continue
-
-
-def _shards(
-    plan: list[tuple[str, list[RawClip]]],
-    folder: str,
-    storage: Path,
-    notes: Path,
-    config: ShardsConfig,
-    encoder: Eigenlips | None,
-) -> list[ShardResult]:
-    """Results of all planned shards, recalled where the shard still has its sha256."""
-    results = {name: _recall(notes / f"{name}.json", storage) for name, _ in plan}
-    todo = [(name, mine) for name, mine in plan if results[name] is None]
-    shared = ray.put(encoder)
-    arguments = [(mine, name, folder, storage, config, shared) for name, mine in todo]
-    written = _map(write_shard, arguments, f"{folder}: {len(plan)} shards")
-    for (name, _), result in zip(todo, written, strict=True):
-        with publish(notes / f"{name}.json") as temporary:
-            temporary.write_text(json.dumps(dataclasses.asdict(result)))
-        results[name] = result
-    return [result for result in results.values() if result is not None]
-
-
-def _recall(note: Path, storage: Path) -> ShardResult | None:
-    if not note.is_file():
-        return None
-    result = ShardResult(**json.loads(note.read_text()))
-    if result.shard is None:
-        return result
-    path = storage / result.shard["shard"]
-    return result if path.is_file() and sha256(path) == result.shard["sha256"] else None
-
-
-def _refuse_nothing(corpus: str, results: list[ShardResult]) -> None:
-    if any(result.clips for result in results):
-        return
-    rejects = [row for result in results for row in result.rejects]
-    raise DavssError(
-        f"corpora.{corpus}: all {len(rejects)} clips were rejected; the first: "
-        f"{rejects[0]['reason']}"
-    )
+def _durations(table: ClipTable) -> Iterator[float]:
+    for clip in table.clips(range(min(_SAMPLED, len(table)))):
+        with TemporaryDirectory() as scratch:
+            try:
+                with on_this_machine(clip, Path(scratch)) as local:
+                    samples, rate = audio.read_audio(local.audio)
+                    yield len(samples) / rate
+            except DavssError:
+                continue

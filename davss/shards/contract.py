@@ -66,9 +66,14 @@ def make_key(source: str) -> str:
     return f"{slug[:_KEY_LENGTH]}-{hashlib.sha256(stem.encode()).hexdigest()[:8]}"
 
 
+def is_key(text: str) -> bool:
+    """Whether `text` may be a key."""
+    return _KEY.fullmatch(text) is not None
+
+
 def check_key(key: str) -> str:
     """Return `key`, or raise DavssError: readers cut at dots and take slashes for folders."""
-    if not _KEY.fullmatch(key):
+    if not is_key(key):
         raise DavssError(f"{key!r}: not a shard key; keys consist of a-z, 0-9, '_' and '-'")
     return key
 

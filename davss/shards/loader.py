@@ -10,14 +10,12 @@ B batch, T samples, V video frames, D visual feature size.
 
 from __future__ import annotations
 
-import os
 import random
-import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,7 +24,9 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from davss.errors import DavssError
 from davss.shards.contract import Clip, decode, frames_of, samples_per_frame
-from davss.shards.reader import read_clips_manifest, read_shards_manifest
+from davss.shards.reader import check_shard, read_clips_manifest, read_shards_manifest
+from davss.shards.tar import read_samples
+from davss.storage import Store, open_store
 
 
 class Batch(NamedTuple):
@@ -39,9 +39,14 @@ class Batch(NamedTuple):
 
 
 def training_shards(
-    manifest_dir: Path, storage: Path, split: str, *, crop_samples: int, sample_rate: int
+    manifest_dir: Path,
+    storage: Path | Store,
+    split: str,
+    *,
+    crop_samples: int,
+    sample_rate: int,
 ) -> list[str]:
-    """Paths of a split's shards, once its manifest shows that every clip fits.
+    """Paths or URLs of a split's shards, once its manifest shows that every clip fits.
 
     Raises DavssError naming the manifest, or the shard, and the mend.
     """
@@ -59,7 +64,8 @@ def training_shards(
             f"{crop_samples / sample_rate:.2f} s; raise shards.min_seconds or lower "
             "training.crop_seconds"
         )
-    return [str(path) for path in read_shards_manifest(manifest_dir, storage, split)]
+    store = open_store(storage)
+    return [store.locate(name) for name in read_shards_manifest(manifest_dir, store, split)]
 
 
 def training_loader(
@@ -166,9 +172,6 @@ class _Batches(IterableDataset):
             yield from self._batches()
         except DavssError as error:
             yield str(error)
-        except (tarfile.TarError, EOFError, OSError) as error:
-            # webdataset appends the shard to the arguments of what tarfile raised.
-            yield f"{error.args[-1]}: not a readable shard; run the shards stage again"
 
     def _batches(self) -> Iterator[Batch]:
         worker = get_worker_info()
@@ -186,19 +189,21 @@ class _Batches(IterableDataset):
         return iter(
             webdataset.DataPipeline(
                 partial(_permutations, self.shards, random.Random(seed)),
-                webdataset.tarfile_to_samples(),
                 webdataset.shuffle(self.shuffle_buffer, initial=self.shuffle_buffer, seed=seed),
             )
         )
 
 
-def _permutations(shards: list[str], rng: random.Random) -> Iterator[dict[str, str]]:
+def _permutations(shards: list[str], rng: random.Random) -> Iterator[dict[str, Any]]:
+    """The samples of all shards again and again, undecoded, the shards always in another order."""
     # Not webdataset.ResampledShards: drawing with replacement leaves few shards unevenly used.
     while True:
         for shard in rng.sample(shards, len(shards)):
-            if not os.path.isfile(shard):
-                raise DavssError(f"{shard}: shard is missing; run the shards stage again")
-            yield {"url": shard}
+            folder, _, name = shard.rpartition("/")
+            store = open_store(folder)
+            check_shard(store, name)
+            with store.open(name) as stream:
+                yield from read_samples(stream, shard)
 
 
 def collate(clips: list[Clip]) -> Batch:

@@ -4,53 +4,68 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 import pandas
 
 from davss.errors import DavssError
 from davss.shards.contract import SCHEMA_VERSION, Clip, decode
+from davss.shards.tar import MEND, member_name
+from davss.storage import Store, open_store
 
 
 def read_clips_manifest(manifest_dir: Path, split: str) -> pandas.DataFrame:
-    """The clips of a split, one row each; DavssError when the manifest is missing or empty."""
+    """The clips of a split, one row each; DavssError when the manifest is missing or empty, or
+    names a clip twice.
+    """
     path = Path(manifest_dir) / f"{split}.clips.parquet"
     clips = read_parquet(path)
     if clips.empty:
         raise DavssError(
             f"{path}: no clips in split '{split}'; enlarge that split or add recordings"
         )
+    twice = clips.key[clips.key.duplicated()]
+    if len(twice):
+        raise DavssError(f"{path}: clip {twice.iloc[0]} comes twice; run the shards stage again")
     return clips
 
 
-def read_shards_manifest(manifest_dir: Path, storage: Path, split: str) -> list[Path]:
-    """Paths of a split's shards, each checked to be present with its size."""
+def read_shards_manifest(manifest_dir: Path, storage: Path | Store, split: str) -> list[str]:
+    """Names of a split's shards in the storage, each checked to be there with its size."""
     manifest = Path(manifest_dir) / f"{split}.parquet"
     rows = read_parquet(manifest)
     if (rows.schema_version != SCHEMA_VERSION).any():
         raise DavssError(
             f"{manifest}: not shard contract v{SCHEMA_VERSION}; run the shards stage again"
         )
-    sizes = zip(rows.shard, rows.bytes, strict=True)
-    return [shard_path(storage, shard, size) for shard, size in sizes]
+    store = open_store(storage)
+    with ThreadPoolExecutor(16) as pool:  # a bucket is asked for one shard at a time
+        list(pool.map(lambda shard, size: check_shard(store, shard, size), rows.shard, rows.bytes))
+    return list(rows.shard)
 
 
-def shard_path(storage: Path, shard: str, size: int | None = None) -> Path:
-    """Where a manifest's `shard` lies; DavssError when it is absent or was cut short."""
-    relative = PurePosixPath(shard)
-    # webdataset would run `pipe:` names as commands: accept nothing but paths inside the storage.
-    if relative.is_absolute() or ".." in relative.parts or ":" in shard:
+def check_shard(store: Store, shard: str, size: int | None = None) -> None:
+    """Raise DavssError when a manifest's `shard` is absent or was cut short."""
+    path = PurePosixPath(shard)
+    # Nothing but names below the storage, whatever a manifest may say.
+    if path.is_absolute() or ".." in path.parts or ":" in shard:
         raise DavssError(f"{shard}: not a path relative to the storage; run the shards stage again")
-    path = Path(storage) / relative
-    if not path.is_file():
+    entry = store.stat(shard)
+    if entry is None:
         raise DavssError(
-            f"{path}: shard is missing; set DAVSS_STORAGE or run `dvc repro -f -s shards`"
+            f"{store.locate(shard)}: shard is missing; set DAVSS_STORAGE or run "
+            f"`{_rebuild(store, shard)}`"
         )
-    if size is not None and path.stat().st_size != size:
+    if size is not None and entry.size != size:
         raise DavssError(
-            f"{path}: shard has not the size of its manifest; run the shards stage again"
+            f"{store.locate(shard)}: shard has not the size of its manifest; run "
+            f"`{_rebuild(store, shard)}`"
         )
-    return path
+
+
+def _rebuild(store: Store, shard: str) -> str:
+    return f"dvc repro -f -s shards@{PurePosixPath(store.locate(shard)).parent.name}"
 
 
 def read_parquet(path: Path) -> pandas.DataFrame:
@@ -66,12 +81,13 @@ def read_parquet(path: Path) -> pandas.DataFrame:
 class ShardReader:
     """Clips of one split by key: `reader[key]` → Clip; `.clips` is the manifest (one row per clip).
 
-    Shards are indexed when first touched and no file stays open: a reader may be pickled.
+    Shards are indexed when first touched, those of a bucket copied to its store's cache, and no
+    file stays open: a reader may be pickled.
     """
 
-    def __init__(self, manifest_dir: Path, storage: Path, split: str) -> None:
+    def __init__(self, manifest_dir: Path, storage: Path | Store, split: str) -> None:
         self.manifest = Path(manifest_dir) / f"{split}.clips.parquet"
-        self.storage = Path(storage)
+        self.storage = open_store(storage)
         self.split = split
         self.clips = read_clips_manifest(manifest_dir, split)
         self._shards = dict(zip(self.clips.key, self.clips.shard, strict=True))
@@ -98,9 +114,10 @@ class ShardReader:
                 f"{key}: not in {self.manifest}; make mixtures and shards anew, together"
             )
         shard = self._shards[key]
-        path = shard_path(self.storage, shard)
         if shard not in self._members:
-            self._members[shard] = _index(path)
+            check_shard(self.storage, shard)
+            self._members[shard] = _index(self.storage.local(shard))
+        path = self.storage.local(shard)
         members = self._members[shard].get(key)
         if members is None:
             raise DavssError(f"{key}: not in shard {path}; run the shards stage again")
@@ -116,10 +133,13 @@ def _index(path: Path) -> dict[str, dict[str, tuple[int, int]]]:
     """key → member suffix → (offset, size) of a shard."""
     index: dict[str, dict[str, tuple[int, int]]] = {}
     try:
-        with tarfile.open(path) as archive:
+        with tarfile.open(path, "r:") as archive:
             for member in archive:
-                key, _, suffix = member.name.partition(".")
-                index.setdefault(key, {})[suffix] = (member.offset_data, member.size)
-    except tarfile.TarError:
-        raise DavssError(f"{path}: not a readable shard; run the shards stage again") from None
+                key, suffix = member_name(member, str(path))
+                members = index.setdefault(key, {})
+                if suffix in members:
+                    raise DavssError(f"{path}: {member.name} comes twice; {MEND}")
+                members[suffix] = (member.offset_data, member.size)
+    except (tarfile.TarError, EOFError):
+        raise DavssError(f"{path}: not a readable shard; {MEND}") from None
     return index

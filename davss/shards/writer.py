@@ -1,169 +1,250 @@
-"""Raw clips → shards: a clip becomes a sample, a list of clips a shard, and all of them manifests.
+"""Raw clips → shards, in two steps: handfuls of clips become pieces, the pieces of a shard a shard.
 
-Contents depend on the clips and settings alone: same input, same bytes, same sha256.
+Contents depend on the clips and settings alone: same input, same bytes, same sha256. A piece is the
+members of a tar file without its end, so pieces one after another are a shard. Beside each lies a
+note, written last, that says what it was made of: work with a note is not done again.
 """
 
 from __future__ import annotations
 
-import functools
+import dataclasses
+import hashlib
 import json
+import os
+from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-import cv2
-import numpy as np
-import pandas
 import webdataset
 
 from davss.config import ShardsConfig
-from davss.corpora import SPLITS, RawClip
-from davss.errors import DavssError
-from davss.media.audio import read_audio, require_sound, resample
-from davss.media.mouth import MouthFinder
-from davss.media.video import read_video
+from davss.corpora import RawClip
+from davss.errors import DavssError, StorageError
 from davss.networks.eigenlips import VisualEncoder
-from davss.shards.contract import FPS, META, SCHEMA_VERSION, encode, samples_per_frame
-from davss.storage import publish, sha256
+from davss.shards.contract import META, SCHEMA_VERSION
+from davss.shards.sample import Recording, finish_sample, read_recording
+from davss.shards.sources import contents, on_this_machine, version, without_root
+from davss.storage import Store, sha256
 
-# AAC pads its last frame and encoders add a lead-in: sound may outlast the picture by this much.
-SURPLUS_SECONDS = 0.25
-SHARD_COLUMNS = ["shard", "split", "bytes", "sha256", "samples", "seconds", "schema_version"]
-SHARD_COLUMNS += ["source_digest"]
-CLIP_COLUMNS = ["key", "split", "speaker", "shard", "num_samples", "num_frames", "seconds"]
-CLIP_COLUMNS += ["sample_rate", "source"]
+BATCH_FRAMES = 4000  # video frames whose features are computed together
+_BLOCK, _RECORD = 512, 10_240  # a tar file ends with two empty blocks and fills its last record
+_COPY = 1 << 20
+_DEADLY = "decoding it ends the process; encode it again or remove the file"
+_FROM_META = ("split", "speaker", "num_samples", "sample_rate", "source")
 
 
 @dataclass
 class ShardResult:
-    """What became of a list of clips: rows of shard (None if all fell out), clips, rejects."""
+    """What became of a list of clips: rows of shard (None if all fell out), clips, rejects.
+
+    `versions` are those of the clips' files; of a piece `shard` has bytes and sha256 only.
+    """
 
     shard: dict[str, Any] | None
     clips: list[dict[str, Any]] = field(default_factory=list)
-    rejects: list[dict[str, str]] = field(default_factory=list)
+    rejects: list[dict[str, Any]] = field(default_factory=list)
+    versions: list[str] = field(default_factory=list)
 
 
-@functools.cache
-def _mouth_finder() -> MouthFinder:
-    cv2.setNumThreads(1)  # tasks run side by side, one per core
-    return MouthFinder()  # loading its networks takes longer than one clip
-
-
-def read_mouth(clip: RawClip) -> np.ndarray:
-    """Mouth crops uint8 (V, 96, 96) of a clip's video."""
-    if clip.video is None:
-        raise DavssError(f"{clip.source}: has no video")
-    return _mouth_finder()(read_video(clip.video).frames, clip.source).crops
-
-
-def make_sample(
-    clip: RawClip, config: ShardsConfig, encoder: VisualEncoder | None
-) -> dict[str, Any]:
-    """One clip as encoded members, its audio without offset.
-
-    DavssError says why a clip is unusable: short, silent, corrupt, no face, lips and audio differ.
-    """
-    audio, rate = read_audio(clip.audio)
-    audio = audio - audio.mean()  # an offset is no sound, yet would count in every level
-    require_sound(audio, clip.source)
-    audio = resample(audio, rate, config.sample_rate)
-    _check_seconds(clip, len(audio), config)  # before the costly video
-    lips = None
-    if clip.video is not None and encoder is not None:
-        lips = encoder(read_mouth(clip))
-        audio, lips = _align(clip, audio, lips, config.sample_rate)
-        _check_seconds(clip, len(audio), config)
-    peak = float(np.abs(audio).max())
-    if peak > 1:  # resampling overshoots; levels carry no meaning here, clipping would
-        audio = audio / np.float32(peak)
-    meta = {"split": clip.split, "speaker": clip.speaker, "source": clip.source}
-    return encode(clip.key, audio, lips, meta | {"sample_rate": config.sample_rate})
-
-
-def _check_seconds(clip: RawClip, num_samples: int, config: ShardsConfig) -> None:
-    seconds = num_samples / config.sample_rate
-    if seconds < config.min_seconds:
-        raise DavssError(f"{clip.source}: {seconds:.2f} s, shorter than {config.min_seconds:g} s")
-
-
-def _align(
-    clip: RawClip, audio: np.ndarray, lips: np.ndarray, sample_rate: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Cut audio (T,) and lips (V, D) to the same whole video frames: T = V·rate/25."""
-    per_frame = samples_per_frame(sample_rate)
-    difference = len(audio) / per_frame - len(lips)
-    if not -1 <= difference <= SURPLUS_SECONDS * FPS:
-        raise DavssError(
-            f"{clip.source}: {len(lips) / FPS:.2f} s of lips but {len(audio) / sample_rate:.2f} "
-            "s of audio; cut both to the same length"
-        )
-    num_frames = min(len(lips), len(audio) // per_frame)
-    return audio[: num_frames * per_frame], lips[:num_frames]
-
-
-def write_shard(
+def write_piece(
     clips: list[RawClip],
     name: str,
-    folder: str,
-    storage: Path,
+    store: Store,
     config: ShardsConfig,
     encoder: VisualEncoder | None,
-) -> ShardResult:
-    """Write `clips` into `storage/folder/NAME-<sha256>.tar`; unusable ones become rejects."""
-    result = ShardResult(None)
-    with publish(storage / folder / f"{name}.tar.part") as temporary:
-        with open(temporary, "wb") as stream, _tar_writer(stream) as writer:
-            for clip in clips:
-                try:
-                    sample = make_sample(clip, config, encoder)
-                except DavssError as error:
-                    result.rejects.append({"source": clip.source, "reason": str(error)})
-                    continue
+    unreadable: Collection[str] = (),
+) -> None:
+    """Write `clips` into NAME.tar of the store and what became of them into NAME.json, unless that
+    has been done. Clips that cannot be used are rejects, as are those whose key is `unreadable`.
+    """
+    versions = _versions(clips)
+    done = read_note(store, f"{name}.json")
+    if done is not None and done.versions == versions and _is_whole(store, f"{name}.tar", done):
+        return
+    result = ShardResult(None, versions=versions)
+    with store.scratch(name.rpartition("/")[0]) as scratch:
+        piece = scratch / "piece.tar"
+        with open(piece, "wb") as stream, _tar_writer(stream) as writer:
+            for row, sample in _samples(clips, scratch, config, encoder, unreadable, result):
                 writer.write(sample)
-                result.clips.append(_clip_row(sample))
-        if not result.clips:
-            temporary.unlink()
-            return result
-        # Named by content: an existing shard is never overwritten by another one.
-        digest = sha256(temporary)
-        shard = f"{folder}/{name}-{digest[:12]}.tar"
-        size = temporary.stat().st_size
-        temporary.replace(storage / shard)
-    for row in result.clips:
-        row["shard"] = shard
-    seconds = sum(row["seconds"] for row in result.clips)
-    counts = {"samples": len(result.clips), "seconds": round(seconds, 3)}
-    result.shard = {"shard": shard, "split": clips[0].split, "bytes": size, "sha256": digest}
-    result.shard |= counts | {"schema_version": SCHEMA_VERSION}
+                result.clips.append(row)
+            end = writer.tarstream.offset
+        os.truncate(piece, end)
+        if result.clips:
+            result.shard = {"bytes": end, "sha256": sha256(piece)}
+            store.put(piece, f"{name}.tar")
+        _write_note(result, store, f"{name}.json", scratch)
+
+
+def assemble(pieces: list[str], name: str, folder: str, notes: str, store: Store) -> ShardResult:
+    """Put finished pieces together as FOLDER/NAME-<sha256>.tar of the store; what became of all
+    their clips goes to NOTES/NAME.json, and is returned. The pieces are left.
+    """
+    result = ShardResult(None)
+    with store.scratch(f"{notes}/{name}") as scratch:
+        path = scratch / "shard.tar"
+        with open(path, "wb") as stream:
+            for piece in pieces:
+                note = read_note(store, f"{piece}.json")
+                if note is None:
+                    raise DavssError(f"{store.locate(piece)}.json: gone; run the stage again")
+                result.clips += note.clips
+                result.rejects += note.rejects
+                result.versions += note.versions
+                if note.shard is not None:
+                    _append(stream, store, f"{piece}.tar", note.shard["sha256"])
+            size = stream.tell()
+            padded = -(-(size + 2 * _BLOCK) // _RECORD) * _RECORD
+            stream.write(bytes(padded - size))
+        if result.clips:
+            result.shard = _shard_row(path, name, folder, result.clips)
+            # Named by content: an existing shard is never overwritten by another one.
+            store.put(path, result.shard["shard"])
+        for row in result.clips:
+            row["shard"] = result.shard["shard"] if result.shard else None
+        _write_note(result, store, f"{notes}/{name}.json", scratch)
     return result
 
 
-def _tar_writer(stream: Any) -> webdataset.TarWriter:
+def recall(clips: list[RawClip], note: str, store: Store) -> ShardResult | None:
+    """What became of a finished shard, or None: its recordings have changed since, or it is gone
+    or damaged.
+    """
+    result = read_note(store, note)
+    if result is None or result.versions != _versions(clips):
+        return None
+    if result.shard is None:
+        return result
+    name = result.shard["shard"]
+    entry = store.stat(name)
+    if entry is None or entry.size != result.shard["bytes"]:
+        return None
+    with store.open(name) as stream:
+        return result if _digest(stream) == result.shard["sha256"] else None
+
+
+def read_note(store: Store, name: str) -> ShardResult | None:
+    """The note of that name, or None."""
+    if store.stat(name) is None:
+        return None
+    with store.open(name) as stream:
+        return ShardResult(**json.loads(stream.read()))
+
+
+def _samples(
+    clips: list[RawClip],
+    scratch: Path,
+    config: ShardsConfig,
+    encoder: VisualEncoder | None,
+    unreadable: Collection[str],
+    result: ShardResult,
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Rows and samples of the clips that can be used, in order; the others go to the rejects."""
+    batch: list[tuple[Recording, str]] = []
+    frames = 0
+    for clip in clips:
+        digest = ""
+        try:
+            with on_this_machine(clip, scratch) as local:
+                try:
+                    digest = contents(local)
+                    if clip.key in unreadable:
+                        raise DavssError(f"{clip.source}: {_DEADLY}")
+                    recording = read_recording(local, config, encoder is not None)
+                except (DavssError, OSError) as error:
+                    raise DavssError(without_root(str(error), clip, local)) from None
+        except StorageError:
+            raise  # the fault of no clip
+        except DavssError as error:
+            result.rejects.append(_reject(clip, error, digest))
+            continue
+        batch.append((recording, digest))
+        frames += 0 if recording.mouth is None else len(recording.mouth)
+        if frames >= BATCH_FRAMES:
+            yield from _finish(batch, config, encoder, result)
+            batch, frames = [], 0
+    yield from _finish(batch, config, encoder, result)
+
+
+def _finish(
+    batch: list[tuple[Recording, str]],
+    config: ShardsConfig,
+    encoder: VisualEncoder | None,
+    result: ShardResult,
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    mouths = [recording.mouth for recording, _ in batch if recording.mouth is not None]
+    features = iter(encoder.batch(mouths) if encoder is not None and mouths else ())
+    for recording, digest in batch:
+        lips = next(features) if recording.mouth is not None else None
+        try:
+            sample = finish_sample(recording, lips, config)
+        except DavssError as error:
+            result.rejects.append(_reject(recording.clip, error, digest))
+            continue
+        yield _clip_row(sample, digest) | recording.quality, sample
+
+
+def _reject(clip: RawClip, error: DavssError, digest: str) -> dict[str, Any]:
+    facts = {"path": clip.source, "split": clip.split, "reason": str(error)}
+    return facts | {"source_sha256": digest}
+
+
+def _clip_row(sample: dict[str, Any], digest: str) -> dict[str, Any]:
+    meta = json.loads(sample[META])
+    row = {"key": sample["__key__"]} | {name: meta[name] for name in _FROM_META}
+    seconds = meta["num_samples"] / meta["sample_rate"]
+    row |= {"seconds": seconds, "num_frames": meta["num_frames"] or 0}
+    return row | {"source_sha256": digest}
+
+
+def _shard_row(
+    path: Path, name: str, folder: str, clips: Iterable[dict[str, Any]]
+) -> dict[str, Any]:
+    digest = sha256(path)
+    clips = list(clips)
+    row: dict[str, Any] = {"shard": f"{folder}/{name}-{digest[:12]}.tar"}
+    row |= {"split": clips[0]["split"], "bytes": path.stat().st_size, "sha256": digest}
+    seconds = sum(clip["seconds"] for clip in clips)
+    counts = {"samples": len(clips), "seconds": round(seconds, 3)}
+    return row | counts | {"schema_version": SCHEMA_VERSION}
+
+
+def _tar_writer(stream: BinaryIO) -> webdataset.TarWriter:
     return webdataset.TarWriter(stream, encoder=False, mtime=0, user="davss", group="davss")
 
 
-def _clip_row(sample: dict[str, Any]) -> dict[str, Any]:
-    meta = json.loads(sample[META])
-    row = {name: meta.get(name) for name in CLIP_COLUMNS}
-    seconds = meta["num_samples"] / meta["sample_rate"]
-    return row | {
-        "key": sample["__key__"],
-        "seconds": seconds,
-        "num_frames": meta["num_frames"] or 0,
-    }
+def _append(stream: BinaryIO, store: Store, name: str, expected: str) -> None:
+    with store.open(name) as piece:
+        if _digest(piece, stream) != expected:
+            store.remove(name)
+            raise DavssError(f"{store.locate(name)}: damaged and removed; run the stage again")
 
 
-def write_manifests(results: list[ShardResult], source_digest: str, folder: Path) -> None:
-    """Write {train,valid,test}.parquet, .clips.parquet and rejects.parquet into `folder`."""
-    rejects = [row for result in results for row in result.rejects]
-    _to_parquet(rejects, ["source", "reason"], folder / "rejects.parquet")
-    for split in SPLITS:
-        mine = [result for result in results if result.shard and result.shard["split"] == split]
-        shards = [{**(result.shard or {}), "source_digest": source_digest} for result in mine]
-        clips = [row for result in mine for row in result.clips]
-        _to_parquet(shards, SHARD_COLUMNS, folder / f"{split}.parquet")
-        _to_parquet(clips, CLIP_COLUMNS, folder / f"{split}.clips.parquet")
+def _digest(stream: BinaryIO, copy: BinaryIO | None = None) -> str:
+    """SHA-256 of what is left of a stream, written to `copy` on the way."""
+    state = hashlib.sha256()
+    while block := stream.read(_COPY):
+        state.update(block)
+        if copy is not None:
+            copy.write(block)
+    return state.hexdigest()
 
 
-def _to_parquet(rows: list[dict[str, Any]], columns: list[str], path: Path) -> None:
-    pandas.DataFrame(rows, columns=columns).to_parquet(path, index=False)
+def _is_whole(store: Store, name: str, result: ShardResult) -> bool:
+    if result.shard is None:
+        return True
+    entry = store.stat(name)
+    return entry is not None and entry.size == result.shard["bytes"]
+
+
+def _versions(clips: list[RawClip]) -> list[str]:
+    with ThreadPoolExecutor(8) as pool:  # a bucket is asked for one clip at a time
+        return list(pool.map(version, clips))
+
+
+def _write_note(result: ShardResult, store: Store, name: str, scratch: Path) -> None:
+    path = scratch / "note.json"
+    path.write_text(json.dumps(dataclasses.asdict(result)))
+    store.put(path, name)

@@ -40,7 +40,8 @@ Path("data/out/result.txt").write_text(Path("data/manifest.txt").read_text() + h
 """
 PACKAGES = {
     "cluster": ["__init__", "collect", "jobs", "stages", "submit"],
-    "davss": ["config", "errors", "storage"],
+    "davss": ["config", "errors"],
+    "davss/storage": ["__init__", "files", "stores"],
     "pipelines": ["__init__", "compose"],
 }
 STAGES = {
@@ -238,5 +239,9 @@ def test_the_runtime_environment_passes_no_keys(tmp_path):
     assert made["env_vars"]["DAVSS_STORAGE"] == "/there"
     assert made["env_vars"]["WANDB_MODE"] == "offline"
     assert not {"WANDB_API_KEY", "HOME"} & set(made["env_vars"])
+    given |= {"DAVSS_STORAGE": "s3://b/x", "AWS_ENDPOINT_URL": "u", "AWS_SECRET_ACCESS_KEY": "s"}
+    made = make_runtime_env(RUNTIME_ENV, "folder", "/there", given)["env_vars"]
+    assert (made["DAVSS_STORAGE"], made["DAVSS_STATE"]) == ("s3://b/x", "/there")
+    assert made["AWS_ENDPOINT_URL"] == "u" and "AWS_SECRET_ACCESS_KEY" not in made
     with pytest.raises(DavssError, match="not a runtime environment"):
         make_runtime_env(tmp_path / "none.yaml", "folder", "/there", {})

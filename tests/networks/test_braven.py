@@ -1,6 +1,5 @@
 """BRAVEn's visual encoder against the public one, its checkpoints' names and its batches."""
 
-import json
 import zlib
 from pathlib import Path
 
@@ -10,25 +9,16 @@ import torch
 
 from davss.errors import DavssError
 from davss.networks import BRAVEn, braven
-from tests.networks import golden
+from tests.networks import braven_small
 
 DATA = Path(__file__).parents[1] / "data"
 SMALL = {"attention_dim": 64, "attention_heads": 4, "linear_units": 128, "num_blocks": 2}
 STEM = "frontend.frontend3D.0.weight"
 
 
-def weight(name: str, shape: list[int]) -> torch.Tensor:
-    """The golden value of one parameter or statistic of a BatchNorm."""
-    if name.endswith("num_batches_tracked"):
-        return torch.tensor(0)
-    values = golden.weight(name, shape)
-    return values.abs() + 1 if name.endswith("running_var") else values
-
-
 @pytest.fixture(scope="module")
 def public_weights():
-    keys = json.loads((DATA / "braven_small.keys.json").read_text())
-    return {name: weight(name, shape) for name, shape in keys.items()}
+    return braven_small.public_weights()
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,12 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from davss.corpora import RawClip
 from davss.shards import writer
 from davss.shards.contract import encode
+from davss.shards.manifests import write_manifests
+from davss.shards.sample import Recording
+from davss.storage import LocalStore
 
 RATE, FRAMES, DIM = 8000, 60, 6
 
@@ -34,23 +38,35 @@ def sample(index: int, split: str = "train", with_lips: bool = True) -> dict:
 
 def make_corpus(root: Path, monkeypatch, per_split: int = 12, with_lips: bool = True) -> Corpus:
     """Four clips to a shard; contents of samples do not come from files but from `sample`."""
-    from davss.corpora import RawClip
-
-    def fake(clip, config, encoder):
-        return sample(int(clip.source), clip.split, with_lips)
-
-    monkeypatch.setattr(writer, "make_sample", fake)
-    results = []
-    for split in ("train", "valid", "test"):
-        clips = [RawClip("", split, "", str(index), Path()) for index in range(per_split)]
-        for start in range(0, per_split, 4):
-            name = f"{split}-{start // 4:06d}"
-            part = clips[start : start + 4]
-            results.append(writer.write_shard(part, name, "shards/x", root / "st", None, None))
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "contents", lambda clip: f"sha256 of {clip.source}")
+        patch.setattr(writer, "read_recording", lambda clip, *_: Recording(clip, None, None))
+        patch.setattr(
+            writer,
+            "finish_sample",
+            lambda recording, *_: sample(
+                int(recording.clip.source), recording.clip.split, with_lips
+            ),
+        )
+        results = []
+        for split in ("train", "valid", "test"):
+            clips = [
+                RawClip("", split, "", str(index), Path(str(index))) for index in range(per_split)
+            ]
+            for start in range(0, per_split, 4):
+                name = f"{split}-{start // 4:06d}"
+                results.append(write_shard(clips[start : start + 4], name, root / "st"))
     manifests = root / "manifests"
     manifests.mkdir()
-    writer.write_manifests(results, "0123", manifests)
+    write_manifests(results, manifests)
     return Corpus(manifests, root / "st")
+
+
+def write_shard(clips, name: str, storage: Path, config=None, encoder=None) -> writer.ShardResult:
+    """One shard of the corpus x, by the real writer."""
+    store, notes = LocalStore(storage), "shards/x/build"
+    writer.write_piece(clips, f"{notes}/{name}/0000", store, config, encoder)
+    return writer.assemble([f"{notes}/{name}/0000"], name, "shards/x", notes, store)
 
 
 @pytest.fixture

@@ -26,6 +26,8 @@ CONFIG = ShardsConfig(sample_rate=8000, min_seconds=1.0, shard_megabytes=0.1)
 
 @pytest.fixture(scope="module", autouse=True)
 def _ray():
+    """One Ray for all builds of this file: it takes longer to start than they take."""
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 
@@ -62,14 +64,14 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def test_shards_rejects_and_manifests(root, tmp_path):
-    results = build(root, tmp_path / "out", tmp_path / "st")
+    summary = build(root, tmp_path / "out", tmp_path / "st")
     assert validate(tmp_path / "out", tmp_path / "st") == []
     train = ShardReader(tmp_path / "out", tmp_path / "st", "train")
     assert len(train) == 20
     assert train.clips.shard.nunique() > 2
     assert {len(clip.audio) for clip in train} == {16_000}
-    rejects = pandas.read_parquet(tmp_path / "out/rejects.parquet").set_index("source").reason
-    assert len(rejects) == 4 == sum(len(result.rejects) for result in results)
+    rejects = pandas.read_parquet(tmp_path / "out/rejects.parquet").set_index("path").reason
+    assert len(rejects) == 4 == summary.rejects and summary.clips == 26
     for name, reason in (
         ("short", "0.50 s, shorter than 1 s"),
         ("silent", "silent"),
@@ -84,10 +86,7 @@ def test_same_input_same_bytes(root, tmp_path):
     moved = tmp_path / "elsewhere"
     shutil.copytree(root, moved)
     build(moved, tmp_path / "out2", tmp_path / "st2")
-    rejects = "rejects.parquet"  # tells the full path of an unreadable file
-    first, second = contents(tmp_path / "out1"), contents(tmp_path / "out2")
-    assert first.pop(rejects) and second.pop(rejects)
-    assert first == second
+    assert contents(tmp_path / "out1") == contents(tmp_path / "out2")
     tars = [
         {name: digest for name, digest in contents(storage).items() if name.endswith(".tar")}
         for storage in (tmp_path / "st1", tmp_path / "st2")
@@ -124,14 +123,6 @@ def test_equal_keys_are_refused(tmp_path):
         build_shards("wham", clips, CONFIG, tmp_path / "out", tmp_path / "st")
 
 
-def test_braven_is_not_there_yet(tmp_path):
-    config = ShardsConfig(visual_encoder="braven")
-    mp4 = tmp_path / "a.mp4"
-    clips = [RawClip("a", "train", "id1", "a.mp4", mp4, video=mp4)]
-    with pytest.raises(DavssError, match="shards.visual_encoder: BRAVEn features are not built"):
-        build_shards("voxceleb2", clips, config, tmp_path / "out", tmp_path / "st")
-
-
 def write_video(path: Path, fps: int) -> None:
     """Two seconds of a grey wall with a tone."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -165,7 +156,7 @@ def test_videos_without_faces_or_of_another_rate_are_told_apart(tmp_path):
         )
     clips = list(voxceleb2.scan(folder, 0.0))
     reasons = {}
-    from davss.shards.writer import make_sample
+    from davss.shards.sample import make_sample
 
     for clip in clips[:3]:
         with pytest.raises(DavssError) as caught:

@@ -8,8 +8,9 @@ import pandas
 import pytest
 
 from davss.errors import DavssError
-from davss.shards.reader import ShardReader, shard_path
+from davss.shards.reader import ShardReader, check_shard
 from davss.shards.validate import validate
+from davss.storage import LocalStore
 
 
 def test_clips_by_key(corpus):
@@ -38,7 +39,7 @@ def test_unknown_key_and_split(corpus, tmp_path):
 @pytest.mark.parametrize("name", ["pipe:id", "/etc/passwd", "../x.tar"])
 def test_shards_lie_in_the_storage(name, tmp_path):
     with pytest.raises(DavssError, match="not a path relative to the storage"):
-        shard_path(tmp_path, name)
+        check_shard(LocalStore(tmp_path), name)
 
 
 def test_validate_finds_leaking_speakers_only(corpus):

@@ -10,7 +10,9 @@ import yaml
 from davss.config import ShardsConfig
 from davss.corpora import RawClip
 from davss.networks.eigenlips import Eigenlips
-from davss.shards import writer
+from davss.shards import sample, writer
+from davss.shards.manifests import write_manifests
+from davss.storage import LocalStore
 
 RATE, SECONDS = 8000, 1.2
 
@@ -45,7 +47,9 @@ def write_params(folder: Path, **training) -> Path:
 def write_corpus(corpus: str, with_lips: bool, monkeypatch) -> None:
     """Two training shards and one for validation, from tones, made by the real writer."""
     rng = np.random.default_rng(0)
-    monkeypatch.setattr(writer, "read_mouth", lambda clip: mouth(int(clip.key[-2:])))
+    monkeypatch.setattr(
+        sample, "read_mouth", lambda clip, _: sample.Mouths(mouth(int(clip.key[-2:])))
+    )
     encoder = Eigenlips.fit([mouth(n) for n in range(4)], 3) if with_lips else None
     config = ShardsConfig(sample_rate=RATE, min_seconds=1.0)
     manifests, results = Path("data/shards") / corpus, []
@@ -53,10 +57,11 @@ def write_corpus(corpus: str, with_lips: bool, monkeypatch) -> None:
     for number, split in enumerate(("train", "train", "valid")):
         clips = [write_clip(f"{split}{number}-{n:02d}", split, with_lips, rng) for n in range(4)]
         name = f"{split}-{number:06d}"
-        results.append(
-            writer.write_shard(clips, name, f"shards/{corpus}", Path("storage"), config, encoder)
-        )
-    writer.write_manifests(results, "test", manifests)
+        piece, store = f"shards/{corpus}/build/{name}/0000", LocalStore(Path("storage"))
+        writer.write_piece(clips, piece, store, config, encoder)
+        folder = f"shards/{corpus}"
+        results.append(writer.assemble([piece], name, folder, f"{folder}/build", store))
+    write_manifests(results, manifests)
     if encoder is not None:
         encoder.save(manifests / "eigenlips.safetensors")
 

@@ -11,9 +11,9 @@ import soundfile
 from davss.config import ShardsConfig
 from davss.corpora import RawClip
 from davss.errors import DavssError
-from davss.shards import writer
+from davss.shards import sample
 from davss.shards.contract import decode
-from davss.shards.writer import make_sample
+from davss.shards.sample import Mouths, make_sample
 
 CONFIG = ShardsConfig(sample_rate=8000, min_seconds=1.0)
 TONE = 0.3 * np.sin(2 * np.pi * 440 * np.arange(64_000) / 16_000)
@@ -55,7 +55,9 @@ def test_loud_audio_is_scaled_not_clipped(tmp_path):
     [(50, 32_000, 50), (50, 34_000, 50), (50, 31_500, 49), (49, 32_000, 49)],
 )
 def test_audio_is_cut_to_the_video(tmp_path, monkeypatch, frames, samples, kept):
-    monkeypatch.setattr(writer, "read_mouth", lambda clip: np.zeros((frames, 96, 96), np.uint8))
+    monkeypatch.setattr(
+        sample, "read_mouth", lambda *_: Mouths(np.zeros((frames, 96, 96), np.uint8))
+    )
     source = clip_of(tmp_path, TONE[:samples], video=True)
     clip = decode(make_sample(source, CONFIG, Encoder()))
     assert (len(clip.lips), len(clip.audio)) == (kept, kept * 320)
@@ -63,7 +65,9 @@ def test_audio_is_cut_to_the_video(tmp_path, monkeypatch, frames, samples, kept)
 
 @pytest.mark.parametrize("frames", [60, 40])
 def test_lips_of_another_length_are_refused(tmp_path, monkeypatch, frames):
-    monkeypatch.setattr(writer, "read_mouth", lambda clip: np.zeros((frames, 96, 96), np.uint8))
+    monkeypatch.setattr(
+        sample, "read_mouth", lambda *_: Mouths(np.zeros((frames, 96, 96), np.uint8))
+    )
     source = clip_of(tmp_path, TONE[:32_000], video=True)
     with pytest.raises(DavssError, match=r"dev/a.wav: .* s of lips but 2.00 s of audio; cut both"):
         make_sample(source, CONFIG, Encoder())

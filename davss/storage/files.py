@@ -1,7 +1,8 @@
-"""Where bulky or resumable things lie, and how files appear whole or not at all."""
+"""Files and folders of this machine: they appear whole or not at all."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -11,17 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
-from davss.errors import DavssError
-
-VARIABLE = "DAVSS_STORAGE"
-
-
-def storage_root() -> Path:
-    """Root of bulk storage: $DAVSS_STORAGE, or ./storage; only pipeline stages ask for it."""
-    root = os.environ.get(VARIABLE) or "storage"
-    if "://" in root:
-        raise DavssError(f"{VARIABLE}={root}: only local paths are supported; mount the bucket")
-    return Path(root)
+from davss.errors import StorageError
 
 
 def sha256(path: Path) -> str:
@@ -37,16 +28,33 @@ def code_digests(modules: Iterable[ModuleType]) -> list[str]:
 
 @contextmanager
 def publish(path: Path) -> Iterator[Path]:
-    """Yield a path to write a file or directory at; it becomes `path` on success, else vanishes."""
+    """Yield a path to write a file or directory at; it becomes `path` on success, else vanishes.
+
+    Raises StorageError when the disk is full.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{uuid.uuid4().hex[:8]}-{path.name}")
     try:
-        yield temporary
-        if temporary.exists():
-            _replace(temporary, path)
+        with full_disk_explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            if temporary.exists():
+                _replace(temporary, path)
     finally:
         _remove(temporary)
+
+
+@contextmanager
+def full_disk_explained(path: Path) -> Iterator[None]:
+    """Turn the system's error of a full disk into a StorageError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise StorageError(
+            f"{path}: no space left on this disk; free some and run it again"
+        ) from None
 
 
 def _replace(new: Path, path: Path) -> None:

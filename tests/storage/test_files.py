@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from davss.errors import DavssError
-from davss.storage import publish, sha256, storage_root
+from davss.storage import LocalStore, publish, sha256, shard_store, storage_root
 
 
 def test_publish_file_and_failure(tmp_path):
@@ -31,14 +31,23 @@ def test_publish_replaces_a_folder_as_a_whole(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_storage_root(monkeypatch):
-    monkeypatch.delenv("DAVSS_STORAGE", raising=False)
+def test_where_things_lie(monkeypatch):
+    for name in ("DAVSS_STORAGE", "DAVSS_STATE"):
+        monkeypatch.delenv(name, raising=False)
     assert storage_root() == Path("storage")
+    assert shard_store() == LocalStore(Path("storage").resolve())
     monkeypatch.setenv("DAVSS_STORAGE", "/big/disk")
     assert storage_root() == Path("/big/disk")
-    monkeypatch.setenv("DAVSS_STORAGE", "s3://bucket")
-    with pytest.raises(DavssError, match="only local paths"):
-        storage_root()
+    assert shard_store() == LocalStore(Path("/big/disk"))
+    monkeypatch.setenv("DAVSS_STORAGE", "s3://bucket/x")
+    assert storage_root() == Path("storage")
+    assert shard_store().locate("y") == "s3://bucket/x/y"
+    monkeypatch.setenv("DAVSS_STATE", "/state")
+    assert storage_root() == Path("/state")
+    for name in ("DAVSS_STATE", "DAVSS_STORAGE"):
+        monkeypatch.setenv(name, "gs://bucket")
+        with pytest.raises(DavssError, match="gs://bucket: "):
+            shard_store()
 
 
 def test_sha256(tmp_path):

@@ -1,0 +1,58 @@
+"""The names of all files below a root, a folder of this machine or `s3://bucket/prefix`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from davss.errors import DavssError
+
+S3 = "s3://"
+
+
+def list_files(root: str | Path, folder: str = "") -> Iterator[str]:
+    """Names relative to `root`, with `/`, of the files below root/folder; none if there is no such
+    folder. Of a folder of this machine they come sorted, directory by directory.
+
+    Hidden files are left out. DavssError for a directory that may not be read, and for a name that
+    is not UTF-8, which no manifest could hold.
+    """
+    if str(root).startswith(S3):
+        from davss.storage import open_store
+
+        names = (entry.name for entry in open_store(str(root)).list(folder))
+        yield from (name for name in names if "/." not in f"/{name}")
+    elif (Path(root) / folder).is_dir():
+        yield from _walk(str(Path(root) / folder), f"{folder}/" if folder else "")
+
+
+def has_folder(root: str | Path, folder: str) -> bool:
+    """Whether there is anything in root/folder."""
+    return next(list_files(root, folder), None) is not None
+
+
+def _walk(directory: str, prefix: str) -> Iterator[str]:
+    for entry in _entries(directory):
+        try:
+            entry.name.encode()
+        except UnicodeEncodeError:
+            raise DavssError(
+                f"{directory}/{entry.name!a}: its name is not UTF-8; rename it"
+            ) from None
+        if entry.is_dir():
+            yield from _walk(entry.path, f"{prefix}{entry.name}/")
+        else:
+            yield prefix + entry.name
+
+
+def _entries(directory: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(directory) as entries:
+            seen = [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        raise DavssError(
+            f"{directory}: cannot be listed ({error.strerror}); mend its permissions or leave it "
+            "out of the corpus"
+        ) from None
+    return sorted(seen, key=lambda entry: entry.name)

@@ -1,0 +1,248 @@
+"""Buckets as stores, through boto3: uploads in parts, retries with growing pauses, checksums.
+
+Credentials, region and endpoint come from the standard AWS environment (AWS_ACCESS_KEY_ID,
+AWS_PROFILE, AWS_ENDPOINT_URL …). A request that fails is tried again AWS_MAX_ATTEMPTS times
+(default 8); a download that breaks off goes on where it was.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import boto3
+import botocore.exceptions as problems
+from boto3.exceptions import S3UploadFailedError
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+from urllib3.exceptions import HTTPError
+
+from davss.errors import DavssError, StorageError
+from davss.storage.files import full_disk_explained, publish
+from davss.storage.stores import S3, Entry
+
+PART = 64 << 20  # bytes that are uploaded at once; larger files go in parts
+ATTEMPTS = 8
+BUFFER = 1 << 20
+_ABSENT = {"NoSuchKey", "404", "NotFound"}
+_DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403", "Forbidden"}
+_DENIED |= {"ExpiredToken", "InvalidToken", "401"}
+
+
+@dataclass(frozen=True)
+class S3Store:
+    """Objects below a prefix of a bucket; can be pickled. `cache` is a folder of this machine."""
+
+    bucket: str
+    prefix: str
+    cache: Path | None = None
+
+    @classmethod
+    def of_url(cls, url: str, cache: Path | None = None) -> S3Store:
+        """The store of `s3://bucket/prefix`; the prefix may be absent."""
+        bucket, _, prefix = url.removeprefix(S3).partition("/")
+        if not bucket:
+            raise DavssError(f"{url}: no bucket; expected s3://bucket/prefix")
+        return cls(bucket, prefix.strip("/"), cache)
+
+    def locate(self, name: str) -> str:
+        """See Store."""
+        return f"{S3}{self.bucket}/{self._key(name)}"
+
+    def stat(self, name: str) -> Entry | None:
+        """See Store."""
+        with self._explained(name):
+            try:
+                head = _client().head_object(Bucket=self.bucket, Key=self._key(name))
+            except problems.ClientError as error:
+                if _code(error) not in _ABSENT:
+                    raise
+                _client().head_bucket(Bucket=self.bucket)  # or is the bucket itself missing?
+                return None
+        return Entry(name, head["ContentLength"], head["ETag"])
+
+    def open(self, name: str) -> BinaryIO:
+        """See Store; a connection that drops is taken up again where it broke."""
+        return cast(BinaryIO, io.BufferedReader(_Stream(self, name), BUFFER))
+
+    def local(self, name: str) -> Path:
+        """See Store: downloaded to the cache once, which may be emptied at any time."""
+        if self.cache is None:
+            raise DavssError(f"{self.locate(name)}: no folder to download it to was given")
+        path = self.cache / self.bucket / self._key(name)
+        if not path.is_file():
+            self.fetch(name, path)
+        return path
+
+    def fetch(self, name: str, path: Path) -> None:
+        """See Store."""
+        with publish(path) as temporary, self._explained(name):
+            _client().download_file(
+                self.bucket, self._key(name), str(temporary), Config=_transfer()
+            )
+
+    def put(self, path: Path, name: str) -> None:
+        """See Store; boto3 sends a checksum with every part, and the size is compared after."""
+        size = path.stat().st_size
+        with self._explained(name):
+            _client().upload_file(str(path), self.bucket, self._key(name), Config=_transfer())
+        stored = self.stat(name)
+        if stored is None or stored.size != size:
+            raise StorageError(f"{self.locate(name)}: {size} bytes did not arrive; run it again")
+        path.unlink()
+
+    def list(self, folder: str) -> Iterator[Entry]:
+        """See Store."""
+        prefix = self._key(folder).rstrip("/")
+        prefix = f"{prefix}/" if prefix else ""
+        pages = _client().get_paginator("list_objects_v2")
+        start = len(f"{self.prefix}/") if self.prefix else 0
+        with self._explained(folder):
+            for page in pages.paginate(Bucket=self.bucket, Prefix=prefix):
+                for found in page.get("Contents", ()):
+                    if not found["Key"].endswith("/"):  # some tools mark folders so
+                        yield Entry(found["Key"][start:], found["Size"], found["ETag"])
+
+    def remove(self, name: str) -> None:
+        """See Store."""
+        names = [name, *(entry.name for entry in self.list(name))]
+        with self._explained(name):
+            for each in names:
+                _client().delete_object(Bucket=self.bucket, Key=self._key(each))
+
+    @contextmanager
+    def scratch(self, folder: str) -> Iterator[Path]:
+        """See Store: below $TMPDIR."""
+        root = Path(tempfile.gettempdir())
+        with full_disk_explained(root), tempfile.TemporaryDirectory(prefix="davss-") as path:
+            yield Path(path)
+
+    def _key(self, name: str) -> str:
+        return f"{self.prefix}/{name}".strip("/")
+
+    @contextmanager
+    def _explained(self, name: str) -> Iterator[None]:
+        """Turn what boto3 raises into one line that names the object and the mend."""
+        try:
+            yield
+        except S3UploadFailedError as error:
+            raise self._error(name, error.__context__ or error) from None
+        except (problems.BotoCoreError, problems.ClientError, HTTPError) as error:
+            raise self._error(name, error) from None
+
+    def _error(self, name: str, error: BaseException) -> DavssError:
+        reason = self._reason(name, error)
+        missing = _code(error) in _ABSENT and _operation(error) != "HeadBucket"
+        return DavssError(reason) if missing else StorageError(reason)
+
+    def _reason(self, name: str, error: BaseException) -> str:
+        url, code = self.locate(name), _code(error)
+        if code == "NoSuchBucket" or (code in _ABSENT and _operation(error) == "HeadBucket"):
+            return f"{url}: there is no bucket '{self.bucket}'; make it or correct its name"
+        if code in _ABSENT:
+            return f"{url}: no such object; check the path"
+        if code in _DENIED:
+            return (
+                f"{url}: access denied ({code}); check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY "
+                "or AWS_PROFILE, and what they may do"
+            )
+        if code:
+            return f"{url}: the server answers {code} again and again; run it again later"
+        if isinstance(error, problems.NoCredentialsError | problems.PartialCredentialsError):
+            return f"{url}: no AWS credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        reason = str(error).splitlines()[0].rstrip(".")
+        return (
+            f"{url}: no connection to {_client().meta.endpoint_url} ({reason}); check "
+            "AWS_ENDPOINT_URL and the network, and run it again"
+        )
+
+
+class _Stream(io.RawIOBase):
+    """The bytes of one object in order, over as many connections as it takes."""
+
+    def __init__(self, store: S3Store, name: str) -> None:
+        self.store, self.name = store, name
+        self.offset, self.size, self.etag = 0, 0, ""
+        self.body: Any = None
+        self._connect()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill `buffer` as far as one read goes; 0 at the end."""
+        for attempt in range(ATTEMPTS):
+            if self.offset >= self.size:
+                return 0
+            try:
+                if self.body is None:
+                    self._connect()
+                data = self.body.read(len(buffer))
+                if data:
+                    buffer[: len(data)] = data
+                    self.offset += len(data)
+                    return len(data)
+            except (problems.BotoCoreError, HTTPError, OSError):
+                pass
+            self.body = None  # the connection broke off
+            time.sleep(min(0.1 * 2**attempt, 5.0))
+        raise StorageError(
+            f"{self.store.locate(self.name)}: the connection drops again and again, at "
+            f"{self.offset} of {self.size} bytes; check the network and run it again"
+        )
+
+    def close(self) -> None:
+        """Give the connection back."""
+        if self.body is not None:
+            self.body.close()
+            self.body = None
+        super().close()
+
+    def _connect(self) -> None:
+        more: dict[str, str] = {}
+        if self.offset:
+            more = {"Range": f"bytes={self.offset}-", "IfMatch": self.etag}
+        with self.store._explained(self.name):
+            answer = _client().get_object(
+                Bucket=self.store.bucket, Key=self.store._key(self.name), **more
+            )
+        self.body = answer["Body"]
+        if not self.offset:
+            self.size, self.etag = answer["ContentLength"], answer["ETag"]
+
+
+def _client() -> Any:
+    return _client_of(os.getpid())  # connections do not survive a fork
+
+
+@functools.lru_cache(maxsize=2)
+def _client_of(process: int) -> Any:
+    attempts = int(os.environ.get("AWS_MAX_ATTEMPTS", ATTEMPTS))
+    settings = Config(
+        retries={"mode": "standard", "total_max_attempts": attempts},
+        connect_timeout=10,
+        read_timeout=60,
+        max_pool_connections=32,
+    )
+    return boto3.session.Session().client("s3", config=settings)
+
+
+def _transfer() -> TransferConfig:
+    return TransferConfig(multipart_threshold=PART, multipart_chunksize=PART, max_concurrency=4)
+
+
+def _code(error: BaseException) -> str:
+    response = getattr(error, "response", None) or {}
+    return str(response.get("Error", {}).get("Code", ""))
+
+
+def _operation(error: BaseException) -> str:
+    return str(getattr(error, "operation_name", ""))

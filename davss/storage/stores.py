@@ -1,0 +1,181 @@
+"""Stores: folders of this machine and `s3://bucket/prefix` behind one small interface.
+
+A store holds files under names, relative paths with `/`. What it holds under a name is whole or
+not there at all. $DAVSS_STORAGE says where shards lie; what is written bit by bit (training state,
+estimates) needs a folder, $DAVSS_STATE when $DAVSS_STORAGE is none.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import BinaryIO, Protocol
+
+from davss.errors import DavssError
+from davss.storage.files import full_disk_explained, publish
+
+VARIABLE, STATE = "DAVSS_STORAGE", "DAVSS_STATE"
+S3 = "s3://"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file of a store: name, bytes, and a text that changes whenever the file is written."""
+
+    name: str
+    size: int
+    version: str
+
+
+class Store(Protocol):
+    """Files under names; DavssError names what cannot be read or written, and the mend."""
+
+    def locate(self, name: str) -> str:
+        """Path or URL of `name`, as people know it."""
+        ...
+
+    def stat(self, name: str) -> Entry | None:
+        """What is known of `name` without reading it; None where there is nothing."""
+        ...
+
+    def open(self, name: str) -> BinaryIO:
+        """The bytes of `name` from first to last."""
+        ...
+
+    def local(self, name: str) -> Path:
+        """A file of this machine with the contents of `name`; not to be changed."""
+        ...
+
+    def fetch(self, name: str, path: Path) -> None:
+        """Copy `name` to the file `path` of this machine."""
+        ...
+
+    def put(self, path: Path, name: str) -> None:
+        """Move the file `path` of this machine to `name`, in the place of what is there."""
+        ...
+
+    def list(self, folder: str) -> Iterator[Entry]:
+        """All files below `folder`, in no particular order; none where there is no such folder."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Remove the file `name`, or all files below the folder `name`, if there are any."""
+        ...
+
+    def scratch(self, folder: str) -> AbstractContextManager[Path]:
+        """A folder of this machine for files on their way to `folder`; gone with the block."""
+        ...
+
+
+@dataclass(frozen=True)
+class LocalStore:
+    """A folder of this machine, or of a file system that it shares with others."""
+
+    root: Path
+
+    def locate(self, name: str) -> str:
+        """See Store."""
+        return str(self.root / name)
+
+    def stat(self, name: str) -> Entry | None:
+        """See Store."""
+        path = self.root / name
+        try:
+            status = path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return Entry(name, status.st_size, str(status.st_mtime_ns))
+
+    def open(self, name: str) -> BinaryIO:
+        """See Store."""
+        return open(self.local(name), "rb")
+
+    def local(self, name: str) -> Path:
+        """See Store."""
+        path = self.root / name
+        if not path.is_file():
+            raise DavssError(f"{path}: no such file; check the path")
+        return path
+
+    def fetch(self, name: str, path: Path) -> None:
+        """See Store."""
+        with publish(path) as temporary:
+            shutil.copyfile(self.local(name), temporary)
+
+    def put(self, path: Path, name: str) -> None:
+        """See Store."""
+        target = self.root / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if path.stat().st_dev == target.parent.stat().st_dev:
+            os.replace(path, target)
+            return
+        with publish(target) as temporary:
+            shutil.copyfile(path, temporary)
+        path.unlink()
+
+    def list(self, folder: str) -> Iterator[Entry]:
+        """See Store."""
+        for directory, _, files in os.walk(self.root / folder):
+            for file in files:
+                name = (Path(directory) / file).relative_to(self.root).as_posix()
+                entry = self.stat(name)
+                if entry is not None:  # not removed meanwhile
+                    yield entry
+
+    def remove(self, name: str) -> None:
+        """See Store."""
+        path = self.root / name
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+    @contextmanager
+    def scratch(self, folder: str) -> Iterator[Path]:
+        """See Store."""
+        # On the same disk, so that putting a file there is one step; a run that was killed leaves
+        # its files where `remove` finds them.
+        (self.root / folder).mkdir(parents=True, exist_ok=True)
+        with full_disk_explained(self.root), TemporaryDirectory(dir=self.root / folder) as path:
+            yield Path(path)
+
+
+def open_store(location: str | Path | Store, cache: Path | None = None) -> Store:
+    """The store of a folder or an `s3://bucket/prefix`; `cache` is where files of a bucket are kept
+    that are read again and again.
+    """
+    if not isinstance(location, str | Path):
+        return location
+    text = str(location)
+    if text.startswith(S3):
+        from davss.storage.s3 import S3Store
+
+        return S3Store.of_url(text, cache)
+    if "://" in text:
+        raise DavssError(f"{text}: neither a folder nor s3://bucket/prefix; correct it")
+    return LocalStore(Path(location))
+
+
+def storage_root() -> Path:
+    """Folder of what is written bit by bit: $DAVSS_STORAGE, or $DAVSS_STATE where that is a bucket;
+    ./storage by default. Only pipeline stages ask for it.
+    """
+    root = os.environ.get(VARIABLE) or "storage"
+    if "://" in root:
+        root = os.environ.get(STATE) or "storage"
+        if "://" in root:
+            raise DavssError(f"{STATE}={root}: not a folder; training and estimates need one")
+    return Path(root)
+
+
+def shard_store() -> Store:
+    """Where shards lie: $DAVSS_STORAGE, a folder or `s3://bucket/prefix`; ./storage by default."""
+    location = os.environ.get(VARIABLE)
+    if location and "://" in location:
+        return open_store(location, storage_root().resolve() / "cache")
+    return LocalStore(storage_root().resolve())

