@@ -72,7 +72,9 @@ def build_shards(
     Clips that cannot be used are listed in rejects.parquet; DavssError when no clip is left.
     """
     contract.samples_per_frame(config.sample_rate)
-    store, table = open_store(storage), ClipTable(clips)
+    store = open_store(storage)
+    store.stat(f"shards/{corpus}")  # a bucket that cannot be used is told before any work
+    table = ClipTable(clips)
     with_video = bool(table.has_video().any())
     known = given_encoder(config) if with_video else None
     settings = changed(config, braven_checkpoint=known.sha256 if known else None)

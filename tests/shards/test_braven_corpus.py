@@ -22,7 +22,9 @@ from davss.shards.build import build_shards
 from davss.shards.reader import ShardReader
 from davss.shards.sample import read_mouth
 from davss.shards.validate import validate
+from pipelines.compose import compose
 from pipelines.demo_corpus import main as write_demo_corpus
+from pipelines.shards import main as shards_stage
 from tests.networks.braven_small import write_checkpoint
 from tests.priors import INFO, make_noise_prior
 
@@ -139,6 +141,13 @@ def test_separate_without_it_names_the_mend(priors, work):
         separate(priors, visual_encoder=work / "other.pth")
     report, _ = separate(priors, num_speakers=1)  # nobody's lips are looked at
     assert len(report["files"]) == 2
+
+
+def test_the_paper_profile_wants_a_checkpoint_first_of_all(tmp_path):
+    params = tmp_path / "params.yaml"
+    params.write_text(compose("paper"))
+    with pytest.raises(DavssError, match=r"^shards.braven_checkpoint: BRAVEn needs its checkpoint"):
+        shards_stage(["voxceleb2", "--params", str(params)])
 
 
 def test_settings_without_a_checkpoint_stop_at_once(work, tmp_path):

@@ -154,6 +154,20 @@ def test_an_outage_rejects_no_clip(raw, tmp_path, monkeypatch):
     assert not list((tmp_path / "st").rglob("*.json"))
 
 
+def test_a_bucket_that_cannot_be_used_stops_before_any_work(s3, tmp_path, monkeypatch):
+    def clips():
+        raise AssertionError("the corpus was listed")
+        yield
+
+    absent = open_store("s3://no-such-bucket/x")
+    with pytest.raises(DavssError, match="there is no bucket 'no-such-bucket'; make it or correct"):
+        build(clips(), tmp_path / "out", absent)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    module._client_of.cache_clear()
+    with pytest.raises(DavssError, match=r"access denied \(403\); check AWS_ACCESS_KEY_ID"):
+        build(clips(), tmp_path / "out", open_store(f"s3://{s3.bucket}/x"))
+
+
 def test_a_file_that_is_gone_is_one_reject(raw, s3, tmp_path):
     open_store(f"s3://{s3.bucket}/raw").remove(raw[1].source)
     store = LocalStore(tmp_path / "st")
