@@ -20,6 +20,7 @@ from davss.config import ReportConfig, SamplerConfig, load_section, to_dict
 from davss.evaluation.estimates import read_estimate, read_manifest, read_trace
 from davss.evaluation.mixtures import render, rows_of
 from davss.evaluation.report.examples import Example, choose
+from davss.evaluation.report.faces import read_faces
 from davss.evaluation.report.page import Header, Results, build_page, claims, noise_model
 from davss.evaluation.report.summary import (
     UNTRAINED,
@@ -76,7 +77,8 @@ def main(argv: list[str] | None = None) -> None:
     groups = summarise(scores, pandas.concat(estimates, ignore_index=True))
     header = make_header(params, score_files)
     differences, training = paired_differences(scores), read_training([SPEECH, *priors])
-    write(Results(header, scores, groups, examples, differences, training))
+    faces = read_faces(Path("data/shards") / SPEECH_CORPUS)
+    write(Results(header, scores, groups, examples, differences, training, faces))
     say(groups, differences)
 
 

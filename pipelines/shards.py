@@ -14,6 +14,7 @@ from pathlib import Path
 from davss.config import CorpusConfig, ShardsConfig, load_section
 from davss.corpora import RawClip, dns, voxceleb2, wham
 from davss.shards.build import build_shards, given_encoder
+from davss.shards.sheets import Watched, write_sheets
 from davss.storage import shard_store
 from pipelines import run
 
@@ -40,9 +41,10 @@ def main(argv: list[str] | None = None) -> None:
     config = load_section(arguments.params, "shards", ShardsConfig)
     if corpus == "voxceleb2":
         given_encoder(config)  # before a million files are listed
-    clips = scan(corpus, corpus_config, config)
+    clips = Watched(scan(corpus, corpus_config, config))
     manifest_dir = Path("data/shards") / corpus
     summary = build_shards(corpus, clips, config, manifest_dir, shard_store())
+    write_sheets(clips, config, manifest_dir)
     print(
         f"{corpus}: {summary.clips} clips ({summary.seconds / 3600:.2f} h) in {summary.shards} "
         f"shards, {summary.rejects} rejected"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import re
@@ -20,6 +21,7 @@ from davss import config
 from davss.evaluation import metrics
 from davss.evaluation.mixtures import Mixture
 from davss.evaluation.report import charts, examples, page, summary
+from davss.evaluation.report.faces import read_faces
 
 RATE, SAMPLES, STEPS = 8000, 4000, 5
 SPEAKERS = (1, 2)
@@ -328,3 +330,18 @@ def test_page_in_a_browser(html, tmp_path: Path):
     assert dom.count('class="play" aria-label="Play ') == 10
     # The page's own policy forbids requests: an attempt would be an error on the console as well.
     assert "default-src 'none'" in html and "CONSOLE" not in done.stderr, done.stderr
+
+
+def test_faces_have_figures_and_a_sheet(results, tmp_path: Path):
+    columns = {"share": [1.0, 0.9, None], "score": [0.9, 0.7, None]}
+    columns |= {"jitter": [0.2, 0.4, None], "faces": [1, 2, None]}
+    pandas.DataFrame(columns).to_parquet(tmp_path / "train.clips.parquet")
+    pandas.DataFrame({"split": ["train", "test"]}).to_parquet(tmp_path / "rejects.parquet")
+    (tmp_path / "train.faces.jpg").write_bytes(b"a picture")
+    (one,) = read_faces(tmp_path)
+    assert (one.split, one.clips, one.rejects, one.several) == ("train", 2, 1, 1)
+    assert (one.share, one.score) == pytest.approx((0.95, 0.8))
+    html = page.build_page(replace(results, faces=[one]))
+    assert 'id="faces"' in html and "jitter 0.30 px" in html and "in 95.0 % of frames" in html
+    assert base64.b64encode(b"a picture").decode() in html
+    assert read_faces(tmp_path / "nothing") == []

@@ -25,6 +25,7 @@ from davss.evaluation.report.examples import (
     palette,
     picture,
 )
+from davss.evaluation.report.faces import Faces
 from davss.evaluation.report.summary import (
     BASELINE,
     BETTER,
@@ -78,6 +79,7 @@ class Results:
     examples: Sequence[Example]
     differences: Sequence[Difference] = ()
     training: Mapping[str, pandas.DataFrame] = field(default_factory=dict)
+    faces: Sequence[Faces] = ()
 
 
 def build_page(results: Results) -> str:
@@ -107,6 +109,7 @@ def build_page(results: Results) -> str:
             [Markup(svg) for svg in charts.training(history, corpus(name))]
             for name, history in results.training.items()
         ],
+        faces=results.faces,
         scale=[f"rgb({r} {g} {b})" for r, g, b in palette()[:: len(palette()) // 12].tolist()],
         range_db=round(RANGE_DB),
     )
