@@ -1,4 +1,4 @@
-"""Contact sheets of faces: the same few clips, whatever else comes, and only where there is video."""
+"""Contact sheets of faces: the same few clips whatever else comes, only where there is video."""
 
 import dataclasses
 from pathlib import Path
