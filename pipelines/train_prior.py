@@ -4,7 +4,7 @@ Run `python -m pipelines.train_prior NAME`, NAME being `speech` or a noise corpu
 `--dry-run` shows what would be done. Reads data/shards/CORPUS, writes data/priors/NAME and
 data/training/NAME/{history.csv,metrics.json}. Interrupted training goes on where it was when the
 stage is run again: its state lies in $DAVSS_STORAGE/training/NAME-DIGEST. DAVSS_NUM_WORKERS sets
-the number of Ray Train workers, WANDB_MODE and WANDB_API_KEY the tracking.
+the number of Ray Train workers (4, or elastic: 1-4), WANDB_MODE and WANDB_API_KEY the tracking.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from typing import Any
 import pandas
 
 from davss import config
-from davss.config import PriorConfig, ShardsConfig
+from davss.config import PriorConfig, ShardsConfig, TrainingConfig
 from davss.diffusion import denoiser, loss, schedule
 from davss.diffusion.prior import NoisePrior, PriorInfo, SpeechPrior, save_prior
 from davss.errors import DavssError
 from davss.networks import film, layers, ncsnpp
 from davss.networks.visual import BRAVEN, EIGENLIPS, load_visual_encoder
-from davss.shards import loader, tar
+from davss.shards import contract, loader, order
 from davss.shards.loader import training_loader, training_shards
 from davss.shards.reader import ShardReader
 from davss.storage import code_digests, publish, sha256, shard_store, storage_root
@@ -40,7 +40,8 @@ from pipelines import run
 
 SPEECH, SPEECH_CORPUS = "speech", "voxceleb2"
 # Other code makes another run, which starts anew instead of going on; dvc.yaml lists these files.
-_CODE = (denoiser, loss, schedule, film, layers, ncsnpp, loader, tar, ema, loop)
+_CODE = (denoiser, loss, schedule, film, layers, ncsnpp, contract, loader, order, ema, loop)
+_HOW = {"max_batch_per_worker", "loader_workers", "keep_checkpoints", "hang_factor", "hang_seconds"}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -53,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--dry-run", action="store_true", help="say what would be done and stop")
     arguments = parser.parse_args(argv)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    resources = launch.plan_resources(_requested_workers())
+    workers = launch.parse_workers(os.environ.get("DAVSS_NUM_WORKERS"))
+    resources = launch.plan_resources(workers)
     mode = "disabled" if arguments.dry_run else tracking.choose_mode(os.environ)
     job = make_job(arguments.name, Path(arguments.params), resources, mode)
     if arguments.dry_run:
@@ -76,22 +78,22 @@ def make_job(name: str, params: Path, resources: launch.Resources, mode: str) ->
     sample_rate = config.load_section(params, "shards", ShardsConfig).sample_rate
     seed = config.load_section(params, "seed", int)
     training, diffusion = prior_config.training, prior_config.diffusion
-    loop.worker_batch_size(training, resources.num_workers)
+    loop.check_workers(training, resources.num_workers)
     corpus = SPEECH_CORPUS if speech else name
     manifests, shards_in = _manifests(corpus), shard_store()
     crop_samples = round(training.crop_seconds * sample_rate)
     shards = training_shards(
         manifests, shards_in, "train", crop_samples=crop_samples, sample_rate=sample_rate
     )
-    _check_shards(corpus, len(shards), resources.num_workers * max(training.loader_workers, 1))
+    audio_only = _audio_only_shards(training, crop_samples, sample_rate)
     reader = ShardReader(manifests, shards_in, "valid")
     encoder = _visual_encoder(manifests, reader) if speech else None
     settings = {
         "prior": name,
         "seed": seed,
         "sample_rate": sample_rate,
-        **config.to_dict(prior_config),
-        "data": _data_digests(manifests, encoder),
+        **_without_the_how(config.to_dict(prior_config)),
+        "data": _data_digests(manifests, encoder, training.audio_only_corpus),
         "code": config.digest(code_digests(_CODE)),
     }
     run_id = config.digest(settings)
@@ -112,6 +114,9 @@ def make_job(name: str, params: Path, resources: launch.Resources, mode: str) ->
             shuffle_buffer=training.shuffle_buffer,
             gain_db=diffusion.gain_db,
             sigma_data=diffusion.sigma_data,
+            audio_only=audio_only,
+            audio_only_fraction=training.audio_only_fraction,
+            cache=storage_root().resolve() / "cache",
         ),
         validation_clips=partial(
             load_clips,
@@ -151,8 +156,8 @@ def describe(job: TrainingJob, resources: launch.Resources) -> str:
         "prior": job.name,
         "parameters": f"{parameters:,}",
         "global batch": f"{batch} clips of {training.crop_seconds:g} s at {job.sample_rate} Hz",
-        "workers": f"{resources.num_workers} on {kind}, {batch // resources.num_workers} clips and "
-        f"{resources.threads} threads each",
+        "workers": f"{resources.num_workers} on {kind}, {-(-batch // resources.num_workers)} clips "
+        f"and {resources.threads} threads each",
         "steps": f"{-(-training.total_samples // batch):,} ({training.total_samples:,} samples)",
         "samples seen": f"{saved['samples_seen'] if saved else 0:,}",
         "state": str(job.state),
@@ -193,17 +198,6 @@ def _column(name: str) -> str:
     return column.removeprefix("train_") if column != "train_loss" else column
 
 
-def _requested_workers() -> int | None:
-    text = os.environ.get("DAVSS_NUM_WORKERS")
-    if text is None:
-        return None
-    if not text.isdigit() or int(text) == 0:
-        raise DavssError(
-            f"DAVSS_NUM_WORKERS={text}: give the number of training workers, 1 or more"
-        )
-    return int(text)
-
-
 def _manifests(corpus: str) -> Path:
     folder = Path("data/shards") / corpus
     for split in ("train", "valid"):
@@ -216,12 +210,29 @@ def _manifests(corpus: str) -> Path:
     return folder
 
 
-def _check_shards(corpus: str, num_shards: int, num_readers: int) -> None:
-    if num_shards < num_readers:
+def _audio_only_shards(
+    training: TrainingConfig, crop_samples: int, sample_rate: int
+) -> list[loader.Shard]:
+    """The shards of clips without lips that are mixed in."""
+    if not training.audio_only_fraction:
+        return []
+    if training.audio_only_corpus is None:
         raise DavssError(
-            f"data/shards/{corpus}/train.parquet: {num_shards} shards for {num_readers} loader "
-            "workers; lower shards.shard_megabytes, training.loader_workers or DAVSS_NUM_WORKERS"
+            "training.audio_only_fraction: set training.audio_only_corpus too, or leave it at 0"
         )
+    return training_shards(
+        _manifests(training.audio_only_corpus),
+        shard_store(),
+        "train",
+        crop_samples=crop_samples,
+        sample_rate=sample_rate,
+    )
+
+
+def _without_the_how(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that decide a run's result, but for rounding: others may change on the way."""
+    training = {name: value for name, value in settings["training"].items() if name not in _HOW}
+    return settings | {"training": training}
 
 
 def _visual_encoder(manifests: Path, reader: ShardReader) -> Path:
@@ -242,12 +253,15 @@ def _visual_encoder(manifests: Path, reader: ShardReader) -> Path:
     return path.resolve()
 
 
-def _data_digests(manifests: Path, encoder: Path | None) -> dict[str, Any]:
+def _data_digests(manifests: Path, encoder: Path | None, extra: str | None) -> dict[str, Any]:
     """What the training data are: sha256 of every shard and of the visual encoder."""
     digests: dict[str, Any] = {
         split: pandas.read_parquet(manifests / f"{split}.parquet")["sha256"].tolist()
         for split in ("train", "valid")
     }
+    if extra is not None:
+        extra_manifest = pandas.read_parquet(_manifests(extra) / "train.parquet")
+        digests["audio_only"] = extra_manifest["sha256"].tolist()
     return digests | ({"visual_encoder": sha256(encoder)} if encoder else {})
 
 

@@ -74,9 +74,15 @@ class Reporter:
         if last or _crosses(seen, batch, self.config.validate_every):
             self._validate(rate)
         if last or _crosses(seen, batch, self.config.checkpoint_every):
-            self._save()
+            self.save()
         if self.progress and self.since_line.count and (last or self.progress.due()):
             self.progress.update(seen, self.since_line.take()["train/loss"])
+
+    def save(self) -> None:
+        """Write a checkpoint, on rank 0."""
+        if self.worker.rank == 0:
+            keep = self.config.keep_checkpoints
+            checkpoint.save(self.state.state_dict(), self.job.checkpoints, keep)
 
     def close(self) -> None:
         """Finish the tracker and stop listening to warnings."""
@@ -115,10 +121,6 @@ class Reporter:
             self.progress.valid = losses["valid/loss"]
             self.tracker.log(seen, losses)
             self.tracker.log_audio(seen, examples(prior, self.clips), self.job.sample_rate)
-
-    def _save(self) -> None:
-        if self.worker.rank == 0:
-            checkpoint.save(self.state.state_dict(), self.job.checkpoints)
 
 
 def _crosses(seen: int, batch: int, every: int) -> bool:
