@@ -23,6 +23,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from davss.allocator import keep_freed_memory
 from davss.config import DiffusionConfig, TrainingConfig
 from davss.diffusion.loss import training_loss
 from davss.errors import DavssError
@@ -92,6 +93,8 @@ def train(
     """
     config = job.config.training
     check_workers(config, worker.world_size)
+    if worker.device.type == "cpu":
+        keep_freed_memory()
     state = _restore(job, worker)
     objective = _objective(job, state, worker)
     batches = _batches(job, worker, state.samples_seen)
