@@ -14,7 +14,7 @@ import csv
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ import pandas
 from davss import config
 from davss.config import PriorConfig, ShardsConfig
 from davss.diffusion import denoiser, loss, schedule
-from davss.diffusion.prior import NoisePrior, PriorInfo, SpeechPrior, save_prior
+from davss.diffusion.prior import NoisePrior, PriorInfo, SpeechPrior, load_prior, save_prior
 from davss.errors import DavssError
 from davss.networks import film, layers, ncsnpp
 from davss.networks.visual import BRAVEN, EIGENLIPS, load_visual_encoder
@@ -35,12 +35,21 @@ from davss.shards.reader import ShardReader
 from davss.storage import code_digests, publish, sha256, shard_store, storage_root
 from davss.training import checkpoint, ema, launch, loop, tracking
 from davss.training.job import TrainingJob
-from davss.training.validation import load_clips
+from davss.training.separation import ValidationMixtures, mix_noises, mix_voices
+from davss.training.validation import ValidationClips, load_clips
 from pipelines import run
 
 SPEECH, SPEECH_CORPUS = "speech", "voxceleb2"
 # Other code makes another run, which starts anew instead of going on; dvc.yaml lists these files.
 _CODE = (denoiser, loss, schedule, film, layers, ncsnpp, loader, tar, ema, loop)
+# Settings that change no weight: a run goes on with others. What `init_from` names is in the data.
+_NOT_DECIDING = {
+    "separate_every",
+    "validation_mixtures",
+    "validation_sampler_steps",
+    "validation_speech_prior",
+    "init_from",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -90,7 +99,7 @@ def make_job(name: str, params: Path, resources: launch.Resources, mode: str) ->
         "prior": name,
         "seed": seed,
         "sample_rate": sample_rate,
-        **config.to_dict(prior_config),
+        **_deciding(prior_config),
         "data": _data_digests(manifests, encoder),
         "code": config.digest(code_digests(_CODE)),
     }
@@ -121,6 +130,7 @@ def make_job(name: str, params: Path, resources: launch.Resources, mode: str) ->
             sigma_data=diffusion.sigma_data,
             with_lips=speech,
         ),
+        validation_mixtures=_validation_mixtures(prior_config, sample_rate, speech),
         tracking=tracking.TrackingConfig(
             run_id=run_id,
             name=f"{name}-{run_id}",
@@ -128,6 +138,56 @@ def make_job(name: str, params: Path, resources: launch.Resources, mode: str) ->
             settings={**settings, "git_revision": tracking.git_revision(Path.cwd())},
         ),
     )
+
+
+def _deciding(prior_config: PriorConfig) -> dict[str, Any]:
+    """The settings that decide the weights: a run goes on when others change."""
+    values = config.to_dict(prior_config)
+    values["training"] = {k: v for k, v in values["training"].items() if k not in _NOT_DECIDING}
+    return values
+
+
+def _validation_mixtures(
+    prior_config: PriorConfig, sample_rate: int, speech: bool
+) -> Callable[[ValidationClips], ValidationMixtures] | None:
+    """What makes the mixtures that the prior separates on its way; None where it cannot."""
+    training = prior_config.training
+    count = training.validation_mixtures
+    if not training.separate_every:
+        return None
+    if speech:
+        return partial(mix_voices, count=count)
+    if training.validation_speech_prior is None:
+        return None
+    path = Path(training.validation_speech_prior).resolve()
+    if not isinstance(prior := load_prior(path), SpeechPrior):
+        raise DavssError(f"training.validation_speech_prior: {path} is a noise prior; give speech")
+    if prior.sample_rate != sample_rate:
+        raise DavssError(
+            f"training.validation_speech_prior: {path} works at {prior.sample_rate} Hz, this prior "
+            f"at {sample_rate} Hz; give one of the same rate"
+        )
+    reader = ShardReader(_manifests(SPEECH_CORPUS), shard_store(), "valid")
+    voices = load_clips(
+        reader,
+        count=count,
+        crop_samples=round(training.crop_seconds * sample_rate),
+        sigma_data=prior_config.diffusion.sigma_data,
+        with_lips=True,
+    )
+    return partial(_mix_noises, voices, count, path)
+
+
+def _mix_noises(
+    voices: ValidationClips, count: int, speech_prior: Path, noises: ValidationClips
+) -> ValidationMixtures:
+    return mix_noises(voices, noises, count, partial(_load_speech_prior, speech_prior))
+
+
+def _load_speech_prior(path: Path) -> SpeechPrior:
+    prior = load_prior(path)
+    assert isinstance(prior, SpeechPrior)
+    return prior
 
 
 def _build_prior(
@@ -173,7 +233,8 @@ def export(job: TrainingJob, saved: dict[str, Any]) -> None:
     with publish(Path("data/training") / job.name) as folder:
         folder.mkdir()
         with (folder / "history.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(history[-1]))
+            columns = dict.fromkeys(column for row in history for column in row)
+            writer = csv.DictWriter(file, fieldnames=list(columns))  # not every row separates
             writer.writeheader()
             writer.writerows(history)
         (folder / "metrics.json").write_text(

@@ -11,6 +11,7 @@ import torch
 from davss.config import PriorConfig
 from davss.diffusion.prior import NoisePrior, SpeechPrior
 from davss.shards.loader import Batch
+from davss.training.separation import ValidationMixtures
 from davss.training.tracking import TrackingConfig
 from davss.training.validation import ValidationClips
 
@@ -20,8 +21,8 @@ class TrainingJob:
     """What to train and from what; can be pickled, and is the same for every worker.
 
     `training_batches(batch_size=, samples_seen=, rank=, world_size=)` yields this worker's batches;
-    `validation_clips` and `build_prior` are called once in every worker. `state` is the folder for
-    checkpoints, logs and W&B files.
+    `validation_clips`, `validation_mixtures` (None: no separation) and `build_prior` are called once
+    in every worker. `state` is the folder for checkpoints, logs and W&B files.
     """
 
     name: str
@@ -32,6 +33,7 @@ class TrainingJob:
     build_prior: Callable[[], SpeechPrior | NoisePrior]
     training_batches: Callable[..., Iterator[Batch]]
     validation_clips: Callable[[], ValidationClips]
+    validation_mixtures: Callable[[ValidationClips], ValidationMixtures] | None = None
     tracking: TrackingConfig = TrackingConfig()
 
     @property
