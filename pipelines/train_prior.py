@@ -26,6 +26,7 @@ from davss import config
 from davss.config import PriorConfig, ShardsConfig
 from davss.diffusion import denoiser, loss, schedule
 from davss.diffusion.prior import NoisePrior, PriorInfo, SpeechPrior, load_prior, save_prior
+from davss.diffusion.public import source_digest
 from davss.errors import DavssError
 from davss.networks import film, layers, ncsnpp
 from davss.networks.visual import BRAVEN, EIGENLIPS, load_visual_encoder
@@ -37,7 +38,10 @@ from davss.training import checkpoint, ema, launch, loop, tracking
 from davss.training.job import TrainingJob
 from davss.training.separation import ValidationMixtures, mix_noises, mix_voices
 from davss.training.validation import ValidationClips, load_clips
+from davss.training.warm_start import warm_start
 from pipelines import run
+
+log = logging.getLogger("davss.train_prior")
 
 SPEECH, SPEECH_CORPUS = "speech", "voxceleb2"
 # Other code makes another run, which starts anew instead of going on; dvc.yaml lists these files.
@@ -69,6 +73,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(describe(job, resources))
         return
     saved = checkpoint.load_newest(job.checkpoints)
+    if saved is None:
+        _tell_start(job)
     if saved is None or saved["samples_seen"] < job.config.training.total_samples:
         launch.launch(job, resources)
         saved = checkpoint.load_newest(job.checkpoints)
@@ -95,6 +101,7 @@ def make_job(name: str, params: Path, resources: launch.Resources, mode: str) ->
     _check_shards(corpus, len(shards), resources.num_workers * max(training.loader_workers, 1))
     reader = ShardReader(manifests, shards_in, "valid")
     encoder = _visual_encoder(manifests, reader) if speech else None
+    init_from = Path(training.init_from).resolve() if training.init_from else None
     settings = {
         "prior": name,
         "seed": seed,
@@ -102,6 +109,7 @@ def make_job(name: str, params: Path, resources: launch.Resources, mode: str) ->
         **_deciding(prior_config),
         "data": _data_digests(manifests, encoder),
         "code": config.digest(code_digests(_CODE)),
+        **_lineage_of_start(init_from),
     }
     run_id = config.digest(settings)
     return TrainingJob(
@@ -110,7 +118,7 @@ def make_job(name: str, params: Path, resources: launch.Resources, mode: str) ->
         seed=seed,
         sample_rate=sample_rate,
         state=storage_root().resolve() / "training" / f"{name}-{run_id}",
-        build_prior=partial(_build_prior, prior_config, sample_rate, encoder),
+        build_prior=partial(_build_prior, prior_config, sample_rate, encoder, init_from),
         training_batches=partial(
             training_loader,
             shards,
@@ -191,13 +199,33 @@ def _load_speech_prior(path: Path) -> SpeechPrior:
 
 
 def _build_prior(
-    prior_config: PriorConfig, sample_rate: int, encoder: Path | None
+    prior_config: PriorConfig, sample_rate: int, encoder: Path | None, init_from: Path | None
 ) -> SpeechPrior | NoisePrior:
-    """An untrained prior; `encoder` is the file that names a speech prior's visual encoder."""
+    """A prior to be trained, with weights of `init_from` where given; `encoder` is the file that
+    names a speech prior's visual encoder.
+    """
     info = PriorInfo(sample_rate, prior_config.network, prior_config.diffusion)
+    prior: SpeechPrior | NoisePrior
     if encoder is None:
-        return NoisePrior(info)
-    return SpeechPrior(info, load_visual_encoder(encoder.parent))
+        prior = NoisePrior(info)
+    else:
+        prior = SpeechPrior(info, load_visual_encoder(encoder.parent))
+    if init_from is not None:
+        warm_start(prior, init_from)
+    return prior
+
+
+def _lineage_of_start(init_from: Path | None) -> dict[str, str]:
+    """What decides the first weights, where they are not random."""
+    return {} if init_from is None else {"init_from": source_digest(init_from)}
+
+
+def _tell_start(job: TrainingJob) -> None:
+    """Name the layers that a warm start leaves out, on the log; fails before anything starts."""
+    init_from = job.config.training.init_from
+    if init_from is not None:
+        for line in warm_start(job.build_prior(), Path(init_from)):
+            log.warning(line)
 
 
 def describe(job: TrainingJob, resources: launch.Resources) -> str:
@@ -228,7 +256,10 @@ def export(job: TrainingJob, saved: dict[str, Any]) -> None:
     average.copy_to(prior)
     provenance = {"run": job.state.name, "samples_seen": saved["samples_seen"]}
     prior.info = replace(prior.info, training=provenance | job.tracking.settings)
-    save_prior(prior.eval(), Path("data/priors") / job.name)
+    published = Path("data/priors") / job.name
+    save_prior(prior.eval(), published)
+    tracker = tracking.start(job.tracking, job.state, rank=0)
+    tracker.log_prior(f"{job.name}-prior", published, prior.info.training)
     history = [{_column(key): value for key, value in row.items()} for row in saved["history"]]
     with publish(Path("data/training") / job.name) as folder:
         folder.mkdir()
@@ -240,6 +271,7 @@ def export(job: TrainingJob, saved: dict[str, Any]) -> None:
         (folder / "metrics.json").write_text(
             json.dumps(_metrics(saved, history[-1]), indent=2) + "\n"
         )
+    tracker.finish()
 
 
 def _metrics(saved: dict[str, Any], last: dict[str, float]) -> dict[str, float]:

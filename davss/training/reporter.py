@@ -124,7 +124,11 @@ class Reporter:
 
     def _separation_due(self) -> bool:
         """Whether a multiple of separate_every, or the end, has come since the last validation."""
-        every, seen, history = self.config.separate_every, self.state.samples_seen, self.state.history
+        every, seen, history = (
+            self.config.separate_every,
+            self.state.samples_seen,
+            self.state.history,
+        )
         if not every:
             return False
         previous = int(history[-1]["train/samples_seen"]) if history else 0

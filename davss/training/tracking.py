@@ -29,6 +29,7 @@ PROJECT = "davss"
 STEP = "train/samples_seen"
 QUEUE_SIZE = 2000  # figures and panels that wait for W&B
 PATIENCE = 60.0  # seconds that the end of a run waits for W&B
+INIT_TIMEOUT = 30.0  # seconds that the start of a run waits, in its thread
 
 
 @dataclass(frozen=True)
@@ -193,14 +194,27 @@ def _start_run(config: TrackingConfig, folder: Path) -> Any:
     if config.mode == "offline":
         return None
     log.warning("W&B: this run is kept offline (`wandb sync` uploads it)")
+    _forget_failed_start()
     return _start_run(replace(config, mode="offline"), folder)
+
+
+def _forget_failed_start() -> None:
+    """End W&B's service process, which still holds the id of the run that did not start."""
+    try:
+        import wandb
+
+        wandb.teardown(exit_code=1)
+    except Exception as error:
+        log.debug("W&B: %s", _first_line(error))
 
 
 def _open_run(config: TrackingConfig, folder: Path) -> Any:
     import wandb
 
     folder.mkdir(parents=True, exist_ok=True)
-    quiet = wandb.Settings(console="off", silent=True, init_timeout=30, x_disable_meta=False)
+    quiet = wandb.Settings(
+        console="off", silent=True, init_timeout=INIT_TIMEOUT, x_disable_meta=False
+    )
     run = wandb.init(
         project=os.environ.get("WANDB_PROJECT", PROJECT),
         id=config.run_id,
