@@ -14,12 +14,14 @@ import csv
 import json
 import logging
 import os
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas
 
 from davss import config
@@ -29,17 +31,21 @@ from davss.diffusion.prior import NoisePrior, PriorInfo, SpeechPrior, load_prior
 from davss.diffusion.public import source_digest
 from davss.errors import DavssError
 from davss.networks import film, layers, ncsnpp
-from davss.networks.visual import BRAVEN, EIGENLIPS, load_visual_encoder
+from davss.networks.eigenlips import Eigenlips
+from davss.networks.visual import BRAVEN, EIGENLIPS, BravenLips, load_visual_encoder
+from davss.profiling.forecast import ASSUMED_TFLOPS
 from davss.shards import loader, tar
 from davss.shards.loader import training_loader, training_shards
 from davss.shards.reader import ShardReader
 from davss.storage import code_digests, publish, sha256, shard_store, storage_root
 from davss.training import checkpoint, ema, launch, loop, tracking
+from davss.training.forecast import describe_forecast, forecast_training
 from davss.training.job import TrainingJob
 from davss.training.separation import ValidationMixtures, mix_noises, mix_voices
 from davss.training.validation import ValidationClips, load_clips
 from davss.training.warm_start import warm_start
 from pipelines import run
+from pipelines.compose import compose
 
 log = logging.getLogger("davss.train_prior")
 
@@ -64,14 +70,25 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--params", default="params.yaml", help="params file (default: %(default)s)"
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would be done and stop")
+    planned = parser.add_argument_group("what a dry run plans for")
+    planned.add_argument("--gpus", type=int, metavar="N", help="workers with a GPU each")
+    planned.add_argument("--profile", help="demo or paper, in place of the params file")
+    planned.add_argument(
+        "--gpu-tflops",
+        type=float,
+        default=ASSUMED_TFLOPS,
+        help="TFLOP/s that a GPU is assumed to sustain (default: %(default)g)",
+    )
     arguments = parser.parse_args(argv)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    resources = launch.plan_resources(_requested_workers())
-    mode = "disabled" if arguments.dry_run else tracking.choose_mode(os.environ)
-    job = make_job(arguments.name, Path(arguments.params), resources, mode)
     if arguments.dry_run:
-        print(describe(job, resources))
+        print(dry_run(arguments))
         return
+    if arguments.gpus or arguments.profile:
+        raise DavssError("--gpus, --profile: for --dry-run only; a run takes DAVSS_NUM_WORKERS")
+    resources = launch.plan_resources(_requested_workers())
+    mode = tracking.choose_mode(os.environ)
+    job = make_job(arguments.name, Path(arguments.params), resources, mode)
     saved = checkpoint.load_newest(job.checkpoints)
     if saved is None:
         _tell_start(job)
@@ -85,9 +102,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def make_job(name: str, params: Path, resources: launch.Resources, mode: str) -> TrainingJob:
     """The job of prior `name`; every piece is checked before anything starts."""
     speech = name == SPEECH
-    prior_config = config.load_section(
-        params, "speech_prior" if speech else "noise_prior", PriorConfig
-    )
+    prior_config = config.load_section(params, _section(name), PriorConfig)
     sample_rate = config.load_section(params, "shards", ShardsConfig).sample_rate
     seed = config.load_section(params, "seed", int)
     training, diffusion = prior_config.training, prior_config.diffusion
@@ -228,24 +243,72 @@ def _tell_start(job: TrainingJob) -> None:
             log.warning(line)
 
 
-def describe(job: TrainingJob, resources: launch.Resources) -> str:
-    """What a run would do, in lines."""
-    training = job.config.training
-    parameters = sum(p.numel() for p in job.build_prior().parameters())
-    batch = training.global_batch_size
-    saved = checkpoint.load_newest(job.checkpoints)
-    kind = "GPU" if resources.use_gpu else "CPU"
-    lines = {
-        "prior": job.name,
-        "parameters": f"{parameters:,}",
-        "global batch": f"{batch} clips of {training.crop_seconds:g} s at {job.sample_rate} Hz",
-        "workers": f"{resources.num_workers} on {kind}, {batch // resources.num_workers} clips and "
-        f"{resources.threads} threads each",
-        "steps": f"{-(-training.total_samples // batch):,} ({training.total_samples:,} samples)",
-        "samples seen": f"{saved['samples_seen'] if saved else 0:,}",
-        "state": str(job.state),
-    }
+def dry_run(arguments: argparse.Namespace) -> str:
+    """What a run would do and take, in lines; the corpora need not be there."""
+    if arguments.gpus is not None and arguments.gpus < 1:
+        raise DavssError(f"--gpus {arguments.gpus}: give a number of GPUs, 1 or more")
+    if not arguments.gpu_tflops > 0:
+        raise DavssError(f"--gpu-tflops {arguments.gpu_tflops:g}: give a rate above 0")
+    resources = launch.plan_resources(arguments.gpus or _requested_workers())
+    if arguments.gpus:
+        resources = replace(resources, use_gpu=True)
+    with tempfile.TemporaryDirectory() as folder:
+        params = Path(arguments.params)
+        if arguments.profile:
+            params = Path(folder) / "params.yaml"
+            params.write_text(compose(arguments.profile))
+        prior = _planned_prior(arguments.name, params)
+        training = config.load_section(params, _section(arguments.name), PriorConfig).training
+        loop.worker_batch_size(training, resources.num_workers)
+        lines = describe(arguments.name, prior, training, resources, arguments.gpu_tflops)
+        try:
+            job = make_job(arguments.name, params, resources, "disabled")
+        except DavssError as error:
+            lines["state"] = f"none yet: {error}"
+        else:
+            saved = checkpoint.load_newest(job.checkpoints)
+            lines["samples seen"] = f"{saved['samples_seen'] if saved else 0:,}"
+            lines["state"] = str(job.state)
     return "\n".join(f"{name + ':':<14} {value}" for name, value in lines.items())
+
+
+def _section(name: str) -> str:
+    return "speech_prior" if name == SPEECH else "noise_prior"
+
+
+def _planned_prior(name: str, params: Path) -> SpeechPrior | NoisePrior:
+    """An untrained prior of the settings, with an empty visual encoder of the right size."""
+    prior_config = config.load_section(params, _section(name), PriorConfig)
+    shards = config.load_section(params, "shards", ShardsConfig)
+    info = PriorInfo(shards.sample_rate, prior_config.network, prior_config.diffusion)
+    if name != SPEECH:
+        return NoisePrior(info)
+    if shards.visual_encoder == "braven":
+        return SpeechPrior(info, BravenLips("", 1024, 16, 4096, 24))  # Large
+    basis = np.zeros((1, shards.num_components), np.float32)
+    return SpeechPrior(info, Eigenlips(basis, np.ones(2 * shards.num_components, np.float32)))
+
+
+def describe(
+    name: str,
+    prior: SpeechPrior | NoisePrior,
+    training: config.TrainingConfig,
+    resources: launch.Resources,
+    gpu_tflops: float,
+) -> dict[str, str]:
+    """What a run takes, by title."""
+    forecast = forecast_training(prior, training, resources.num_workers, gpu_tflops)
+    kind = "GPU" if resources.use_gpu else "CPU"
+    return {
+        "prior": name,
+        "parameters": f"{forecast.parameters:,}",
+        "global batch": f"{forecast.global_batch} clips of {training.crop_seconds:g} s at "
+        f"{prior.sample_rate} Hz",
+        "workers": f"{resources.num_workers} on {kind}, {forecast.worker_batch} clips and "
+        f"{resources.threads} threads each",
+        "steps": f"{forecast.steps:,} ({training.total_samples:,} samples)",
+        **describe_forecast(forecast),
+    }
 
 
 def export(job: TrainingJob, saved: dict[str, Any]) -> None:

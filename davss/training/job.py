@@ -21,8 +21,8 @@ class TrainingJob:
     """What to train and from what; can be pickled, and is the same for every worker.
 
     `training_batches(batch_size=, samples_seen=, rank=, world_size=)` yields this worker's batches;
-    `validation_clips`, `validation_mixtures` (None: no separation) and `build_prior` are called once
-    in every worker. `state` is the folder for checkpoints, logs and W&B files.
+    `validation_clips`, `validation_mixtures` (None: no separation) and `build_prior` are called
+    once in every worker. `state` is the folder for checkpoints, logs and W&B files.
     """
 
     name: str

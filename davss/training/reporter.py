@@ -6,6 +6,7 @@ import logging
 import math
 from dataclasses import dataclass, field
 
+from davss.diffusion.prior import NoisePrior, SpeechPrior
 from davss.errors import DavssError
 from davss.training import checkpoint, tracking
 from davss.training.checkpoint import TrainingState
@@ -137,6 +138,7 @@ class Reporter:
     def _separate(self) -> dict[str, float]:
         """Figures of a small separation and of sounds that the prior makes up."""
         prior = self.state.ema.module
+        assert isinstance(prior, SpeechPrior | NoisePrior)
         figures: dict[str, float] = {}
         if self.progress:  # rank 0
             samples = unconditional(prior, self.clips.audio.shape[-1])

@@ -1,4 +1,4 @@
-"""What a prior in training is worth: a few fixed mixtures separated with it, and sounds it makes up.
+"""What a prior in training is worth: a few fixed mixtures separated, and sounds that it makes up.
 
 A speech prior separates pairs of held-out voices in white noise, the noise model being `gaussian`,
 which needs no training; a noise prior separates a voice from held-out noise with a given speech
@@ -103,13 +103,12 @@ def separation_figures(
     `prior` is the EMA module, in eval mode and without gradients.
     """
     device = next(prior.parameters()).device
+    sampler = changed(SAMPLER, num_steps=num_steps)
     if isinstance(prior, SpeechPrior):
-        pair = prior, "gaussian"
+        separate = Separator(prior, "gaussian", sampler, device)
     else:
         assert mixtures.speech_prior is not None
-        pair = mixtures.speech_prior(), prior
-    sampler = changed(SAMPLER, num_steps=num_steps)
-    separate = Separator(*pair, sampler, device)  # type: ignore[arg-type]
+        separate = Separator(mixtures.speech_prior(), prior, sampler, device)
     totals = torch.zeros(2, dtype=torch.float64, device=device)
     mine = list(range(rank, len(mixtures.keys), world_size))
     for begin in range(0, len(mine), BATCH):

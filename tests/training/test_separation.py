@@ -43,7 +43,7 @@ def test_mixtures_are_fixed_and_at_their_snr():
 
 
 def bands() -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean |DFT|² of signals of RMS sigma_data that live below, and above, a quarter of the rate."""
+    """Mean |DFT|² of signals of RMS sigma_data below, and above, a quarter of the rate."""
     low = torch.full((1601,), 1e-6)
     low[:800] = 2 * SIGMA_DATA**2 * 3200
     return low, low.flip(0)

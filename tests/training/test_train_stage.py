@@ -93,6 +93,22 @@ def test_dry_run(project, monkeypatch, capsys):
     assert str(project / "storage/training/wham-") in shown
 
 
+def test_dry_run_of_the_papers_prior_without_corpora(project, capsys):
+    train_prior.main(["speech", "--dry-run", "--profile", "paper", "--gpus", "8"])
+    shown = capsys.readouterr().out
+    assert "workers:       8 on GPU, 2 clips" in shown
+    assert "steps:         200,000 (3,200,000 samples)" in shown
+    assert "× 3 × 1.25 TFLOP of a forward" in shown and "assumed" in shown
+    assert "state:         none yet: data/shards/voxceleb2/train.parquet: no such manifest" in shown
+    for flags, message in (
+        (["--dry-run", "--gpus", "0"], "--gpus 0"),
+        (["--dry-run", "--gpu-tflops", "-1"], "--gpu-tflops -1"),
+        (["--profile", "paper"], "for --dry-run only"),
+    ):
+        with pytest.raises(DavssError, match=message):
+            train_prior.main(["speech", *flags])
+
+
 def test_missing_manifests_name_their_stage(project):
     with pytest.raises(DavssError, match=r"pipelines\.shards wham"):
         train_prior.main(["wham"])
