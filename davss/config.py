@@ -113,13 +113,16 @@ class TrainingConfig:
     """Optimisation of one prior; progress is counted in samples (clips) seen."""
 
     crop_seconds: Positive = 4.0
-    global_batch_size: Count = 16
+    global_batch_size: Count = 16  # clips a step, of all workers together
+    max_batch_per_worker: Count | None = None  # more are computed one after another (None: never)
     total_samples: Count = 3_200_000
     learning_rate: Positive = 1e-4
     warmup_samples: int = 16_000
     final_learning_rate_fraction: Fraction = 1.0
     grad_clip: Positive = 1.0
     ema_decay: Fraction = 0.9999
+    ema_sigma_rels: tuple[Positive, ...] = ()  # lengths of power-function averages kept besides
+    ema_snapshot_every: Count = 64_000  # samples between snapshots of those
     validate_every: Count = 32_000
     validation_clips: Count = 64
     checkpoint_every: Count = 16_000
@@ -128,8 +131,18 @@ class TrainingConfig:
     validation_sampler_steps: Count = 20
     validation_speech_prior: str | None = None  # with which a noise prior separates
     init_from: str | None = None  # weights to start from: a prior or a public checkpoint
-    loader_workers: int = 2
-    shuffle_buffer: Count = 1000
+    keep_checkpoints: Count = 2  # the newest; the best one is kept besides
+    loader_workers: Annotated[int, Field(ge=0)] = 2
+    shuffle_buffer: Count = 100_000  # clips that are shuffled among each other, about
+    audio_only_corpus: str | None = None  # data/shards/NAME: speech without lips, mixed in
+    audio_only_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the clips of a run
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 on GPUs
+    tf32: bool = True  # GPUs: what stays float32 may be multiplied with 10 bits of mantissa
+    channels_last: bool = True
+    fused_optimiser: bool = True
+    compile: bool = False  # torch.compile of the network: a minute or two, then faster
+    hang_factor: NonNegative = 50.0  # a step that takes so many median steps hangs (0: never)
+    hang_seconds: Positive = 300.0  # and not less than this
 
 
 @_settings

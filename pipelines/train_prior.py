@@ -4,7 +4,7 @@ Run `python -m pipelines.train_prior NAME`, NAME being `speech` or a noise corpu
 `--dry-run` shows what would be done. Reads data/shards/CORPUS, writes data/priors/NAME and
 data/training/NAME/{history.csv,metrics.json}. Interrupted training goes on where it was when the
 stage is run again: its state lies in $DAVSS_STORAGE/training/NAME-DIGEST. DAVSS_NUM_WORKERS sets
-the number of Ray Train workers, WANDB_MODE and WANDB_API_KEY the tracking.
+the number of Ray Train workers (4, or elastic: 1-4), WANDB_MODE and WANDB_API_KEY the tracking.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import numpy as np
 import pandas
 
 from davss import config
-from davss.config import PriorConfig, ShardsConfig
+from davss.config import PriorConfig, ShardsConfig, TrainingConfig
 from davss.diffusion import denoiser, loss, schedule
 from davss.diffusion.prior import NoisePrior, PriorInfo, SpeechPrior, load_prior, save_prior
 from davss.diffusion.public import source_digest
@@ -34,7 +34,7 @@ from davss.networks import film, layers, ncsnpp
 from davss.networks.eigenlips import Eigenlips
 from davss.networks.visual import BRAVEN, EIGENLIPS, BravenLips, load_visual_encoder
 from davss.profiling.forecast import ASSUMED_TFLOPS
-from davss.shards import loader, tar
+from davss.shards import contract, loader, order
 from davss.shards.loader import training_loader, training_shards
 from davss.shards.reader import ShardReader
 from davss.storage import code_digests, publish, sha256, shard_store, storage_root
@@ -51,14 +51,12 @@ log = logging.getLogger("davss.train_prior")
 
 SPEECH, SPEECH_CORPUS = "speech", "voxceleb2"
 # Other code makes another run, which starts anew instead of going on; dvc.yaml lists these files.
-_CODE = (denoiser, loss, schedule, film, layers, ncsnpp, loader, tar, ema, loop)
-# Settings that change no weight: a run goes on with others. What `init_from` names is in the data.
-_NOT_DECIDING = {
-    "separate_every",
-    "validation_mixtures",
-    "validation_sampler_steps",
-    "validation_speech_prior",
-    "init_from",
+_CODE = (denoiser, loss, schedule, film, layers, ncsnpp, contract, loader, order, ema, loop)
+# Settings that change no weight, but for rounding. What `init_from` names is among the data.
+_HOW = {
+    *("max_batch_per_worker", "loader_workers", "keep_checkpoints", "hang_factor", "hang_seconds"),
+    *("separate_every", "validation_mixtures", "validation_sampler_steps"),
+    *("validation_speech_prior", "init_from"),
 }
 
 
@@ -86,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     if arguments.gpus or arguments.profile:
         raise DavssError("--gpus, --profile: for --dry-run only; a run takes DAVSS_NUM_WORKERS")
-    resources = launch.plan_resources(_requested_workers())
+    resources = launch.plan_resources(launch.parse_workers(os.environ.get("DAVSS_NUM_WORKERS")))
     mode = tracking.choose_mode(os.environ)
     job = make_job(arguments.name, Path(arguments.params), resources, mode)
     saved = checkpoint.load_newest(job.checkpoints)
@@ -106,14 +104,14 @@ def make_job(name: str, params: Path, resources: launch.Resources, mode: str) ->
     sample_rate = config.load_section(params, "shards", ShardsConfig).sample_rate
     seed = config.load_section(params, "seed", int)
     training, diffusion = prior_config.training, prior_config.diffusion
-    loop.worker_batch_size(training, resources.num_workers)
+    loop.check_workers(training, resources.num_workers)
     corpus = SPEECH_CORPUS if speech else name
     manifests, shards_in = _manifests(corpus), shard_store()
     crop_samples = round(training.crop_seconds * sample_rate)
     shards = training_shards(
         manifests, shards_in, "train", crop_samples=crop_samples, sample_rate=sample_rate
     )
-    _check_shards(corpus, len(shards), resources.num_workers * max(training.loader_workers, 1))
+    audio_only = _audio_only_shards(training, crop_samples, sample_rate)
     reader = ShardReader(manifests, shards_in, "valid")
     encoder = _visual_encoder(manifests, reader) if speech else None
     init_from = Path(training.init_from).resolve() if training.init_from else None
@@ -121,8 +119,8 @@ def make_job(name: str, params: Path, resources: launch.Resources, mode: str) ->
         "prior": name,
         "seed": seed,
         "sample_rate": sample_rate,
-        **_deciding(prior_config),
-        "data": _data_digests(manifests, encoder),
+        **_without_the_how(config.to_dict(prior_config)),
+        "data": _data_digests(manifests, encoder, training.audio_only_corpus),
         "code": config.digest(code_digests(_CODE)),
         **_lineage_of_start(init_from),
     }
@@ -144,6 +142,9 @@ def make_job(name: str, params: Path, resources: launch.Resources, mode: str) ->
             shuffle_buffer=training.shuffle_buffer,
             gain_db=diffusion.gain_db,
             sigma_data=diffusion.sigma_data,
+            audio_only=audio_only,
+            audio_only_fraction=training.audio_only_fraction,
+            cache=storage_root().resolve() / "cache",
         ),
         validation_clips=partial(
             load_clips,
@@ -161,13 +162,6 @@ def make_job(name: str, params: Path, resources: launch.Resources, mode: str) ->
             settings={**settings, "git_revision": tracking.git_revision(Path.cwd())},
         ),
     )
-
-
-def _deciding(prior_config: PriorConfig) -> dict[str, Any]:
-    """The settings that decide the weights: a run goes on when others change."""
-    values = config.to_dict(prior_config)
-    values["training"] = {k: v for k, v in values["training"].items() if k not in _NOT_DECIDING}
-    return values
 
 
 def _validation_mixtures(
@@ -249,9 +243,11 @@ def dry_run(arguments: argparse.Namespace) -> str:
         raise DavssError(f"--gpus {arguments.gpus}: give a number of GPUs, 1 or more")
     if not arguments.gpu_tflops > 0:
         raise DavssError(f"--gpu-tflops {arguments.gpu_tflops:g}: give a rate above 0")
-    resources = launch.plan_resources(arguments.gpus or _requested_workers())
     if arguments.gpus:
-        resources = replace(resources, use_gpu=True)
+        resources = replace(launch.plan_resources((arguments.gpus,) * 2), use_gpu=True)
+    else:
+        workers = launch.parse_workers(os.environ.get("DAVSS_NUM_WORKERS"))
+        resources = launch.plan_resources(workers)
     with tempfile.TemporaryDirectory() as folder:
         params = Path(arguments.params)
         if arguments.profile:
@@ -259,7 +255,7 @@ def dry_run(arguments: argparse.Namespace) -> str:
             params.write_text(compose(arguments.profile))
         prior = _planned_prior(arguments.name, params)
         training = config.load_section(params, _section(arguments.name), PriorConfig).training
-        loop.worker_batch_size(training, resources.num_workers)
+        loop.check_workers(training, resources.num_workers)
         lines = describe(arguments.name, prior, training, resources, arguments.gpu_tflops)
         try:
             job = make_job(arguments.name, params, resources, "disabled")
@@ -292,7 +288,7 @@ def _planned_prior(name: str, params: Path) -> SpeechPrior | NoisePrior:
 def describe(
     name: str,
     prior: SpeechPrior | NoisePrior,
-    training: config.TrainingConfig,
+    training: TrainingConfig,
     resources: launch.Resources,
     gpu_tflops: float,
 ) -> dict[str, str]:
@@ -304,8 +300,8 @@ def describe(
         "parameters": f"{forecast.parameters:,}",
         "global batch": f"{forecast.global_batch} clips of {training.crop_seconds:g} s at "
         f"{prior.sample_rate} Hz",
-        "workers": f"{resources.num_workers} on {kind}, {forecast.worker_batch} clips and "
-        f"{resources.threads} threads each",
+        "workers": f"{resources.num_workers} on {kind}, at most {forecast.worker_batch} clips "
+        f"each, {forecast.at_a_time} at a time",
         "steps": f"{forecast.steps:,} ({training.total_samples:,} samples)",
         **describe_forecast(forecast),
     }
@@ -349,17 +345,6 @@ def _column(name: str) -> str:
     return column.removeprefix("train_") if column != "train_loss" else column
 
 
-def _requested_workers() -> int | None:
-    text = os.environ.get("DAVSS_NUM_WORKERS")
-    if text is None:
-        return None
-    if not text.isdigit() or int(text) == 0:
-        raise DavssError(
-            f"DAVSS_NUM_WORKERS={text}: give the number of training workers, 1 or more"
-        )
-    return int(text)
-
-
 def _manifests(corpus: str) -> Path:
     folder = Path("data/shards") / corpus
     for split in ("train", "valid"):
@@ -372,12 +357,29 @@ def _manifests(corpus: str) -> Path:
     return folder
 
 
-def _check_shards(corpus: str, num_shards: int, num_readers: int) -> None:
-    if num_shards < num_readers:
+def _audio_only_shards(
+    training: TrainingConfig, crop_samples: int, sample_rate: int
+) -> list[loader.Shard]:
+    """The shards of clips without lips that are mixed in."""
+    if not training.audio_only_fraction:
+        return []
+    if training.audio_only_corpus is None:
         raise DavssError(
-            f"data/shards/{corpus}/train.parquet: {num_shards} shards for {num_readers} loader "
-            "workers; lower shards.shard_megabytes, training.loader_workers or DAVSS_NUM_WORKERS"
+            "training.audio_only_fraction: set training.audio_only_corpus too, or leave it at 0"
         )
+    return training_shards(
+        _manifests(training.audio_only_corpus),
+        shard_store(),
+        "train",
+        crop_samples=crop_samples,
+        sample_rate=sample_rate,
+    )
+
+
+def _without_the_how(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that decide a run's result, but for rounding: others may change on the way."""
+    training = {name: value for name, value in settings["training"].items() if name not in _HOW}
+    return settings | {"training": training}
 
 
 def _visual_encoder(manifests: Path, reader: ShardReader) -> Path:
@@ -398,12 +400,15 @@ def _visual_encoder(manifests: Path, reader: ShardReader) -> Path:
     return path.resolve()
 
 
-def _data_digests(manifests: Path, encoder: Path | None) -> dict[str, Any]:
+def _data_digests(manifests: Path, encoder: Path | None, extra: str | None) -> dict[str, Any]:
     """What the training data are: sha256 of every shard and of the visual encoder."""
     digests: dict[str, Any] = {
         split: pandas.read_parquet(manifests / f"{split}.parquet")["sha256"].tolist()
         for split in ("train", "valid")
     }
+    if extra is not None:
+        extra_manifest = pandas.read_parquet(_manifests(extra) / "train.parquet")
+        digests["audio_only"] = extra_manifest["sha256"].tolist()
     return digests | ({"visual_encoder": sha256(encoder)} if encoder else {})
 
 

@@ -5,7 +5,6 @@ Shapes: B batch · T samples · V video frames · D visual feature size.
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from davss.config import DiffusionConfig
@@ -36,19 +35,18 @@ def training_loss(
     lips: Tensor | None,
     has_lips: Tensor | None,
     config: DiffusionConfig,
-    generator: torch.Generator,
+    noise: Tensor,
+    uniforms: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Loss (B,) at random noise levels σ (B,), lips dropped for guidance: clean (B, T), lips (B,
     V, D), has_lips (B,) bool.
 
-    `generator` lives on the CPU; draws do not depend on the device.
+    The draws are given: noise (B, T) standard normal; uniforms (B, 2) in [0, 1), float64, one for σ
+    and one for the lips.
     """
-    batch = clean.shape[0]
-    fraction = torch.rand(batch, generator=generator, dtype=torch.float64)
-    sigma = warp(fraction, config.sigma_min, config.sigma_max, config.rho).to(clean)
-    noise = torch.randn(clean.shape, generator=generator).to(clean)
+    sigma = warp(uniforms[:, 0], config.sigma_min, config.sigma_max, config.rho).to(clean)
     if lips is not None:
-        keep = (torch.rand(batch, generator=generator) >= config.lips_dropout).to(lips.device)
+        keep = uniforms[:, 1] >= config.lips_dropout
         has_lips = keep if has_lips is None else keep & has_lips
     loss = denoising_loss(denoise, clean, sigma, noise, config.sigma_data, lips, has_lips)
     return loss, sigma

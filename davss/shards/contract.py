@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -26,6 +27,7 @@ FPS = 25
 AUDIO, LIPS, META = "audio.flac", "lips.npy", "meta.json"
 META_FIELDS = {"schema_version", "split", "speaker", "source", "sample_rate", "num_samples"}
 META_FIELDS |= {"num_frames", "rms"}
+Crop = Callable[[str, dict[str, Any]], tuple[int, int]]
 _KEY = re.compile(r"[a-z0-9_-]+")
 _KEY_LENGTH = 75  # tar headers hold names of 100 bytes
 
@@ -101,19 +103,25 @@ def encode(key: str, audio: np.ndarray, lips: np.ndarray | None, meta: dict[str,
     return sample
 
 
-def decode(sample: dict[str, Any]) -> Clip:
-    """A sample of webdataset (key and raw members) → Clip; DavssError names key and fault."""
+def decode(sample: dict[str, Any], crop: Crop | None = None) -> Clip:
+    """A sample of webdataset (key and raw members) → Clip, or a crop of it: `crop(key, meta)` gives
+    its first audio sample and length, and nothing else is decoded. DavssError names key and fault.
+    """
     key = check_key(sample["__key__"])
     missing = {AUDIO, META} - sample.keys()
     if missing:
         raise DavssError(f"{key}: member {min(missing)} is missing; rebuild the shard")
     meta = decode_meta(key, sample[META])
-    audio, rate = _decode_audio(key, sample[AUDIO])
-    if (len(audio), rate) != (meta["num_samples"], meta["sample_rate"]):
+    start, length = (0, meta["num_samples"]) if crop is None else crop(key, meta)
+    audio, rate, whole = _decode_audio(key, sample[AUDIO], start, length)
+    if (whole, rate) != (meta["num_samples"], meta["sample_rate"]):
         raise DavssError(f"{key}: {AUDIO} disagrees with {META}; rebuild the shard")
-    lips = _decode_lips(key, sample[LIPS]) if LIPS in sample else None
-    if lips is not None:
-        _check_length(key, len(audio), rate, lips)
+    lips = None
+    if LIPS in sample:
+        features = _decode_lips(key, sample[LIPS])
+        _check_length(key, whole, rate, features)
+        first = start // samples_per_frame(rate)
+        lips = features[first : first + frames_of(length, rate)].astype(np.float32)
     return Clip(key, audio, rate, lips, meta)
 
 
@@ -134,14 +142,21 @@ def decode_meta(key: str, data: bytes) -> dict[str, Any]:
     return meta
 
 
-def _decode_audio(key: str, data: bytes) -> tuple[np.ndarray, int]:
+def _decode_audio(key: str, data: bytes, start: int, length: int) -> tuple[np.ndarray, int, int]:
+    """Samples from `start`, as many as `length` or there are; rate; length of the whole."""
     try:
-        audio, rate = soundfile.read(io.BytesIO(data), dtype="float32")
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            channels, rate, whole = file.channels, file.samplerate, file.frames
+            if start:
+                file.seek(start)
+            audio = file.read(length, dtype="float32")
     except (soundfile.LibsndfileError, RuntimeError):
         raise DavssError(f"{key}: {AUDIO} cannot be decoded; rebuild the shard") from None
-    if audio.ndim != 1:
-        raise DavssError(f"{key}: {AUDIO} has {audio.shape[1]} channels, expected one")
-    return audio, rate
+    if channels != 1:
+        raise DavssError(f"{key}: {AUDIO} has {channels} channels, expected one")
+    if len(audio) < min(length, whole - start):
+        raise DavssError(f"{key}: {AUDIO} cannot be decoded; rebuild the shard")
+    return audio, rate, whole
 
 
 def _decode_lips(key: str, data: bytes) -> np.ndarray:
@@ -151,7 +166,7 @@ def _decode_lips(key: str, data: bytes) -> np.ndarray:
         raise DavssError(f"{key}: {LIPS} is not a plain array; rebuild the shard") from None
     if lips.ndim != 2 or lips.dtype != np.float16:
         raise DavssError(f"{key}: {LIPS} is {lips.dtype} {lips.shape}, expected float16 (V, D)")
-    return lips.astype(np.float32)
+    return lips
 
 
 def _check_length(key: str, num_samples: int, rate: int, lips: np.ndarray) -> None:

@@ -1,41 +1,61 @@
-"""Training batches from shards: an endless, full-batch stream inside a torch DataLoader.
+"""Training batches from shards: an endless stream in which every item is a function of its number.
 
-Every worker reads all shards in its own endless random permutations, shuffles *undecoded* samples
-in a buffer, then decodes, crops and scales. All randomness comes from (seed, samples_seen, rank,
-worker): the same four numbers give the same batches, and a run resumed at another `samples_seen`
-sees new crops in a new order.
+Item p of a run is the same crop of the same clip with the same gain, noise and draws, whichever
+rank or loader worker makes it: all its randomness comes from (seed, p). So the position of the
+stream is one number, samples seen, a resumed run goes on where it was, and any number of workers
+trains on the same items. The shards of an epoch come in another order each time, and about
+`shuffle_buffer` clips are mixed at a time (`Order`); then the crop alone is read and decoded.
 
 B batch, T samples, V video frames, D visual feature size.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import webdataset
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from davss.errors import DavssError
 from davss.shards.contract import Clip, decode, frames_of, samples_per_frame
-from davss.shards.reader import check_shard, read_clips_manifest, read_shards_manifest
-from davss.shards.tar import read_samples
+from davss.shards.order import Order
+from davss.shards.reader import (
+    check_shard,
+    index_shard,
+    read_clips_manifest,
+    read_members,
+    read_shards_manifest,
+)
 from davss.storage import Store, open_store
+
+_INDEXED = 64  # shards whose members a loader worker remembers
+_MAIN, _AUDIO_ONLY = 0, 1  # streams of clips, each with its own order
 
 
 class Batch(NamedTuple):
-    """Crops: audio (B, T), lips (B, V, D) or None, has_lips (B,) bool."""
+    """Crops: audio (B, T), lips (B, V, D) or None, has_lips (B,) bool; and the draws for the loss:
+    noise (B, T) standard normal, uniforms (B, 2) float64.
+    """
 
     audio: torch.Tensor
     lips: torch.Tensor | None
     has_lips: torch.Tensor
     keys: list[str]
+    noise: torch.Tensor
+    uniforms: torch.Tensor
+
+
+class Shard(NamedTuple):
+    """Path or URL of a shard, and the number of its clips."""
+
+    location: str
+    num_clips: int
 
 
 def training_shards(
@@ -45,8 +65,8 @@ def training_shards(
     *,
     crop_samples: int,
     sample_rate: int,
-) -> list[str]:
-    """Paths or URLs of a split's shards, once its manifest shows that every clip fits.
+) -> list[Shard]:
+    """A split's shards, once its manifest shows that every clip fits.
 
     Raises DavssError naming the manifest, or the shard, and the mend.
     """
@@ -65,11 +85,14 @@ def training_shards(
             "training.crop_seconds"
         )
     store = open_store(storage)
-    return [store.locate(name) for name in read_shards_manifest(manifest_dir, store, split)]
+    counts = clips.groupby("shard").size()
+    names = read_shards_manifest(manifest_dir, store, split)
+    # Sorted by name: the order of an epoch must not depend on the order of a manifest.
+    return [Shard(store.locate(name), int(counts[name])) for name in sorted(names)]
 
 
 def training_loader(
-    shards: list[str],
+    shards: Sequence[Shard],
     *,
     crop_samples: int,
     sample_rate: int,
@@ -78,31 +101,50 @@ def training_loader(
     samples_seen: int = 0,
     rank: int = 0,
     world_size: int = 1,
+    max_batch: int | None = None,
     num_workers: int = 0,
     shuffle_buffer: int = 1000,
     gain_db: tuple[float, float] = (0.0, 0.0),
     sigma_data: float = 0.05,
+    audio_only: Sequence[Shard] = (),
+    audio_only_fraction: float = 0.0,
+    cache: Path | None = None,
 ) -> Iterator[Batch]:
     """Endless batches of random crops (B, T), with lips (B, V, D) where clips have them.
 
-    The whole clip is scaled to RMS sigma_data times a gain drawn uniformly in dB from `gain_db`
-    (docs/method.md §2). Raises DavssError when there are fewer shards than loader workers of all
-    ranks, or a clip is shorter than the crop.
+    `batch_size` is that of all ranks together; this rank gets its share of it (`shares`), in pieces
+    of at most `max_batch`. Of the items a fraction comes from the shards `audio_only`, without
+    their lips. The whole clip is scaled to RMS sigma_data times a gain drawn uniformly in dB from
+    `gain_db` (docs/method.md §2). Shards of a bucket are copied to `cache`. Raises DavssError when
+    a shard is missing or damaged, or a clip is shorter than the crop.
     """
-    readers = world_size * max(1, num_workers)
-    if len(shards) < readers:
-        raise DavssError(
-            f"{len(shards)} shards for {readers} loader workers ({world_size} rank(s) × "
-            f"{max(1, num_workers)}); lower shards.shard_megabytes or training.loader_workers"
-        )
     crops = _Crops(crop_samples, sample_rate, (gain_db[0], gain_db[1]), sigma_data)
-    entropy = (seed, samples_seen, rank)
-    dataset = _Batches(sorted(shards), crops, batch_size, shuffle_buffer, entropy)
-    # Batches are made in the workers, so they are full whatever the lengths of shards.
+    streams = [_Stream(shards, Order([s.num_clips for s in shards], shuffle_buffer, seed, _MAIN))]
+    if audio_only_fraction:
+        counts = [shard.num_clips for shard in audio_only]
+        order = Order(counts, shuffle_buffer, seed, _AUDIO_ONLY)
+        streams.append(_Stream(audio_only, order))
+    place = shares(batch_size, world_size)[rank]
+    items = _Items(streams, audio_only_fraction, crops, seed, cache)
+    dataset = _Batches(items, pieces(place, max_batch), batch_size, samples_seen)
     loader = DataLoader(
         dataset, batch_size=None, num_workers=num_workers, pin_memory=torch.cuda.is_available()
     )
     return _raise_errors(loader)
+
+
+def shares(batch_size: int, world_size: int) -> list[range]:
+    """Which items of a global batch each rank gets: neighbours, and nearly as many for each."""
+    ends = [batch_size * rank // world_size for rank in range(world_size + 1)]
+    return [range(start, end) for start, end in zip(ends, ends[1:], strict=False)]
+
+
+def pieces(share: range, max_batch: int | None) -> list[range]:
+    """A rank's share in as few pieces of at most `max_batch` as can be, nearly equally long."""
+    if max_batch is None or len(share) <= max_batch:
+        return [share]
+    count = math.ceil(len(share) / max_batch)
+    return [share[part.start : part.stop] for part in shares(len(share), count)]
 
 
 def _raise_errors(loader: DataLoader) -> Iterator[Batch]:
@@ -122,91 +164,121 @@ class _Crops:
     gain_db: tuple[float, float]
     sigma_data: float
 
-    def __call__(self, clip: Clip, rng: np.random.Generator) -> Clip:
+    def __call__(self, sample: dict[str, Any], rng: np.random.Generator) -> Clip:
         """A random crop of `crop_samples` with its lips, the whole clip at its training level."""
-        if clip.sample_rate != self.sample_rate:
+        decibel, place = rng.uniform(*self.gain_db), rng.uniform()
+        clip = decode(sample, lambda key, meta: self._crop(key, meta, place))
+        gain = self.sigma_data * 10 ** (decibel / 20)
+        # The level of the whole clip is in its meta: no need to decode what is not used.
+        scale = np.float32(gain / max(clip.meta["rms"], 1e-8))
+        return replace(clip, audio=clip.audio * scale)
+
+    def _crop(self, key: str, meta: dict[str, Any], place: float) -> tuple[int, int]:
+        """First sample and length; `place` in [0, 1) says where."""
+        length, rate = meta["num_samples"], meta["sample_rate"]
+        if rate != self.sample_rate:
             raise DavssError(
-                f"{clip.key}: {clip.sample_rate} Hz, training wants {self.sample_rate} Hz; "
-                "rebuild the shards"
+                f"{key}: {rate} Hz, training wants {self.sample_rate} Hz; rebuild the shards"
             )
-        if len(clip.audio) < self.crop_samples:
+        if length < self.crop_samples:
             raise DavssError(
-                f"{clip.key}: {len(clip.audio)} samples are shorter than the crop of "
+                f"{key}: {length} samples are shorter than the crop of "
                 f"{self.crop_samples}; raise shards.min_seconds or lower training.crop_seconds"
             )
-        gain = self.sigma_data * 10 ** (rng.uniform(*self.gain_db) / 20)
-        level = np.sqrt(np.mean(np.square(clip.audio, dtype=np.float64)))
-        audio, lips = self._crop(clip, rng)
-        return replace(clip, audio=audio * np.float32(gain / max(level, 1e-8)), lips=lips)
-
-    def _crop(self, clip: Clip, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
-        slack = len(clip.audio) - self.crop_samples
-        if clip.lips is None:
-            start = int(rng.integers(slack + 1))
-            return clip.audio[start : start + self.crop_samples], None
+        if meta["num_frames"] is None:
+            return int(place * (length - self.crop_samples + 1)), self.crop_samples
         # Lips and audio stay aligned because a crop begins on a frame boundary.
-        per_frame = samples_per_frame(self.sample_rate)
-        num_frames = frames_of(self.crop_samples, self.sample_rate)
-        first = int(rng.integers(len(clip.lips) - num_frames + 1))
-        start = first * per_frame
-        audio = clip.audio[start : start + self.crop_samples]
-        return audio, clip.lips[first : first + num_frames]
+        slack = meta["num_frames"] - frames_of(self.crop_samples, rate)
+        return int(place * (slack + 1)) * samples_per_frame(rate), self.crop_samples
 
 
+@dataclass(frozen=True)
+class _Stream:
+    shards: Sequence[Shard]
+    order: Order
+
+
+@dataclass(frozen=True)
+class _Items:
+    """Item p of a run, by its number alone."""
+
+    streams: list[_Stream]
+    audio_only_fraction: float
+    crops: _Crops
+    seed: int
+    cache: Path | None
+
+    def __call__(self, position: int) -> tuple[Clip, torch.Tensor, np.ndarray]:
+        """Crop, noise (T,) and uniforms (2,) of item `position`."""
+        rng = np.random.default_rng((self.seed, position))
+        before = math.floor(position * self.audio_only_fraction)
+        is_extra = math.floor((position + 1) * self.audio_only_fraction) > before
+        stream = self.streams[_AUDIO_ONLY if is_extra else _MAIN]
+        shard, number = stream.order.locate(before if is_extra else position - before)
+        sample = _sample(stream.shards[shard], number, self.cache)
+        clip = self.crops(sample, rng)
+        if is_extra:
+            clip = replace(clip, lips=None)
+        uniforms = rng.uniform(size=2)
+        noise = rng.standard_normal(self.crops.crop_samples, dtype=np.float32)
+        return clip, torch.from_numpy(noise), uniforms
+
+
+def _sample(shard: Shard, number: int, cache: Path | None) -> dict[str, Any]:
+    """Clip `number` of a shard, its members undecoded."""
+    members = _members(shard, cache)
+    folder, _, name = shard.location.rpartition("/")
+    path = open_store(folder, cache).local(name)
+    try:
+        return read_members(path, *members[number])
+    except FileNotFoundError:
+        raise DavssError(f"{path}: went away; run the stage again") from None
+
+
+@lru_cache(_INDEXED)
+def _members(
+    shard: Shard, cache: Path | None
+) -> tuple[tuple[str, dict[str, tuple[int, int]]], ...]:
+    folder, _, name = shard.location.rpartition("/")
+    store = open_store(folder, cache)
+    check_shard(store, name)
+    members = tuple(index_shard(store.local(name)).items())
+    if len(members) != shard.num_clips:
+        raise DavssError(
+            f"{shard.location}: {len(members)} clips, its manifest says {shard.num_clips}; run the "
+            "shards stage again"
+        )
+    return members
+
+
+@dataclass
 class _Batches(IterableDataset):
-    """One endless stream of batches per worker; a user error travels as a string."""
+    """The pieces of one rank's shares, step by step; a user error travels as a string."""
 
-    def __init__(
-        self,
-        shards: list[str],
-        crops: _Crops,
-        batch_size: int,
-        shuffle_buffer: int,
-        entropy: tuple[int, int, int],
-    ) -> None:
-        self.shards, self.crops, self.batch_size = shards, crops, batch_size
-        self.shuffle_buffer, self.entropy = shuffle_buffer, entropy
+    items: _Items
+    pieces: list[range]
+    batch_size: int
+    samples_seen: int
 
     def __iter__(self) -> Iterator[Batch | str]:
+        # The loader asks its workers in turn, so that piece n comes from worker n modulo workers.
+        worker = get_worker_info()
+        number, stride = (worker.id, worker.num_workers) if worker else (0, 1)
         try:
-            yield from self._batches()
+            while True:
+                step, piece = divmod(number, len(self.pieces))
+                start = self.samples_seen + step * self.batch_size
+                yield self._batch([start + place for place in self.pieces[piece]])
+                number += stride
         except DavssError as error:
             yield str(error)
 
-    def _batches(self) -> Iterator[Batch]:
-        worker = get_worker_info()
-        sequence = np.random.SeedSequence((*self.entropy, worker.id if worker else 0))
-        rng = np.random.default_rng(sequence)
-        crops = []
-        for sample in self._samples(int(rng.integers(2**63))):
-            crops.append(self.crops(decode(sample), rng))
-            if len(crops) == self.batch_size:
-                yield collate(crops)
-                crops = []
-
-    def _samples(self, seed: int) -> Iterator[dict]:
-        # Every worker permutes all shards: nothing is left for a node or worker splitter to divide.
-        return iter(
-            webdataset.DataPipeline(
-                partial(_permutations, self.shards, random.Random(seed)),
-                webdataset.shuffle(self.shuffle_buffer, initial=self.shuffle_buffer, seed=seed),
-            )
-        )
+    def _batch(self, positions: list[int]) -> Batch:
+        clips, noises, uniforms = zip(*map(self.items, positions), strict=True)
+        return collate(clips, torch.stack(noises), torch.from_numpy(np.stack(uniforms)))
 
 
-def _permutations(shards: list[str], rng: random.Random) -> Iterator[dict[str, Any]]:
-    """The samples of all shards again and again, undecoded, the shards always in another order."""
-    # Not webdataset.ResampledShards: drawing with replacement leaves few shards unevenly used.
-    while True:
-        for shard in rng.sample(shards, len(shards)):
-            folder, _, name = shard.rpartition("/")
-            store = open_store(folder)
-            check_shard(store, name)
-            with store.open(name) as stream:
-                yield from read_samples(stream, shard)
-
-
-def collate(clips: list[Clip]) -> Batch:
+def collate(clips: Sequence[Clip], noise: torch.Tensor, uniforms: torch.Tensor) -> Batch:
     """Stack equally long clips; clips without lips get zeros and has_lips False."""
     has_lips = torch.tensor([clip.lips is not None for clip in clips])
     audio = torch.from_numpy(np.stack([clip.audio for clip in clips]))
@@ -216,4 +288,4 @@ def collate(clips: list[Clip]) -> Batch:
         blank = np.zeros_like(known)
         arrays = [blank if clip.lips is None else clip.lips for clip in clips]
         lips = torch.from_numpy(np.stack(arrays))
-    return Batch(audio, lips, has_lips, [clip.key for clip in clips])
+    return Batch(audio, lips, has_lips, [clip.key for clip in clips], noise, uniforms)

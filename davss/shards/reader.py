@@ -6,6 +6,7 @@ import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pandas
 
@@ -116,21 +117,26 @@ class ShardReader:
         shard = self._shards[key]
         if shard not in self._members:
             check_shard(self.storage, shard)
-            self._members[shard] = _index(self.storage.local(shard))
+            self._members[shard] = index_shard(self.storage.local(shard))
         path = self.storage.local(shard)
         members = self._members[shard].get(key)
         if members is None:
             raise DavssError(f"{key}: not in shard {path}; run the shards stage again")
-        sample: dict = {"__key__": key}
-        with open(path, "rb") as stream:
-            for suffix, (offset, size) in members.items():
-                stream.seek(offset)
-                sample[suffix] = stream.read(size)
-        return decode(sample)
+        return decode(read_members(path, key, members))
 
 
-def _index(path: Path) -> dict[str, dict[str, tuple[int, int]]]:
-    """key → member suffix → (offset, size) of a shard."""
+def read_members(path: Path, key: str, members: dict[str, tuple[int, int]]) -> dict[str, Any]:
+    """A sample as webdataset knows it, `__key__` and the raw bytes of each member."""
+    sample: dict[str, Any] = {"__key__": key}
+    with open(path, "rb") as stream:
+        for suffix, (offset, size) in members.items():
+            stream.seek(offset)
+            sample[suffix] = stream.read(size)
+    return sample
+
+
+def index_shard(path: Path) -> dict[str, dict[str, tuple[int, int]]]:
+    """key → member suffix → (offset, size) of a shard, in the order of the file."""
     index: dict[str, dict[str, tuple[int, int]]] = {}
     try:
         with tarfile.open(path, "r:") as archive:

@@ -5,7 +5,9 @@ plain values (read with `weights_only=True`: no pickled code). It is complete wh
 it is written to a temporary file, synced, and renamed; a file whose content does not match its name
 is skipped with a warning.
 
-Random numbers need no entry: every step seeds its generator from (seed, samples seen, rank).
+The one with the best validation loss stays besides as `best-….pt`, if one was saved at the step
+that was validated. Random numbers and the position in the shards need no entry: both follow from
+the seed and the samples seen (davss/shards/loader.py).
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import logging
 import math
 import os
 import re
+import shutil
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,13 +26,14 @@ import torch
 from torch import nn
 
 from davss.errors import DavssError
-from davss.storage import sha256
+from davss.storage import publish, sha256
 from davss.training.ema import Ema
+from davss.training.power_ema import PowerEma
 
 log = logging.getLogger(__name__)
 
-_NAME = re.compile(r"checkpoint-(\d{12})-([0-9a-f]{12})\.pt")
-_KEEP = 2
+FORMAT_VERSION = 2  # 1, without a number, had a loader that did not go on where it was
+_NAME = re.compile(r"(?:checkpoint|best)-(\d{12})-([0-9a-f]{12})\.pt")
 
 
 @dataclass
@@ -39,6 +43,7 @@ class TrainingState:
     prior: nn.Module
     optimiser: torch.optim.Optimizer
     ema: Ema
+    power_ema: PowerEma | None = None
     samples_seen: int = 0
     seconds: float = 0.0
     best_validation: float = math.inf
@@ -50,6 +55,7 @@ class TrainingState:
             "prior": self.prior.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "ema": self.ema.state_dict(),
+            "power_ema": None if self.power_ema is None else self.power_ema.state_dict(),
             "samples_seen": self.samples_seen,
             "seconds": self.seconds,
             "best_validation": self.best_validation,
@@ -61,20 +67,22 @@ class TrainingState:
         self.prior.load_state_dict(state["prior"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.ema.load_state_dict(state["ema"])
+        if self.power_ema is not None:
+            self.power_ema.load_state_dict(state["power_ema"])
         self.samples_seen = state["samples_seen"]
         self.seconds = state["seconds"]
         self.best_validation = state["best_validation"]
         self.history = list(state["history"])
 
 
-def save(state: dict[str, Any], folder: Path) -> Path:
-    """Write `state` (with its `samples_seen`) into `folder`, atomically; keep the last two."""
+def save(state: dict[str, Any], folder: Path, keep: int = 2) -> Path:
+    """Write `state` (a `state_dict`) into `folder`, atomically; keep the last ones and the best."""
     folder.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=folder, prefix=".checkpoint-")
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
-            torch.save(state, file)
+            torch.save({"format_version": FORMAT_VERSION, **state}, file)
             file.flush()
             os.fsync(file.fileno())
         content = sha256(temporary)[:12]
@@ -83,33 +91,82 @@ def save(state: dict[str, Any], folder: Path) -> Path:
     except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
         raise DavssError(
             f"{folder}: cannot save a checkpoint ({error}); free some space and run again to go on "
-            "from the last one"
+            f"from {_newest_name(folder)}"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
     _sync_folder(folder)
-    _prune(folder, keep=path)
+    if _is_best(state):
+        _keep_as_best(path)
+    _prune(folder, path, keep)
     return path
 
 
 def load_newest(folder: Path) -> dict[str, Any] | None:
-    """The newest valid checkpoint in `folder`, on the CPU; None where there is none."""
-    for path in reversed(_listed(folder)):
+    """The newest valid checkpoint in `folder`, on the CPU; None where there is none.
+
+    Raises DavssError for one of another format.
+    """
+    # The best one is the last resort where it is the newest that is whole.
+    for path in sorted(
+        [*_listed(folder), *_listed(folder, "best")], key=_samples_seen, reverse=True
+    ):
         match = _NAME.fullmatch(path.name)
         if match and sha256(path)[:12] == match[2]:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return _read(path)
         log.warning("%s: damaged checkpoint, skipped", path)
     return None
 
 
-def _listed(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("checkpoint-*.pt") if _NAME.fullmatch(path.name))
+def _read(path: Path) -> dict[str, Any]:
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    version = state.get("format_version", 1)
+    if version != FORMAT_VERSION:
+        raise DavssError(
+            f"{path}: a checkpoint of format {version}, this davss reads {FORMAT_VERSION}; go on "
+            "with the davss that wrote it, or move it away to train anew"
+        )
+    return state
 
 
-def _prune(folder: Path, keep: Path) -> None:
+def _listed(folder: Path, kind: str = "checkpoint") -> list[Path]:
+    """Checkpoints of a kind, the newest last."""
+    return sorted(path for path in folder.glob(f"{kind}-*.pt") if _NAME.fullmatch(path.name))
+
+
+def _samples_seen(path: Path) -> int:
+    match = _NAME.fullmatch(path.name)
+    return int(match[1]) if match else 0
+
+
+def _newest_name(folder: Path) -> str:
+    names = [path.name for path in _listed(folder)]
+    return names[-1] if names else "the start"
+
+
+def _is_best(state: dict[str, Any]) -> bool:
+    """Whether this very state was validated, and none before it was better."""
+    last = state["history"][-1] if state.get("history") else {}
+    validated = last.get("train/samples_seen") == state["samples_seen"]
+    return validated and last.get("valid/loss", math.inf) <= state["best_validation"]
+
+
+def _keep_as_best(path: Path) -> None:
+    best = path.with_name(path.name.replace("checkpoint-", "best-"))
+    with publish(best) as temporary:
+        try:
+            os.link(path, temporary)  # the same file by another name takes no space
+        except OSError:  # some shared file systems have no links
+            shutil.copyfile(path, temporary)
+    for other in _listed(path.parent, "best"):
+        if other != best:
+            other.unlink(missing_ok=True)
+
+
+def _prune(folder: Path, newest: Path, keep: int) -> None:
     """Remove old checkpoints and the leftovers of killed saves; never the one just written."""
-    older = [path for path in _listed(folder) if path != keep]
-    for path in older[: len(older) - (_KEEP - 1)]:
+    older = [path for path in _listed(folder) if path != newest]
+    for path in older[: max(len(older) - (keep - 1), 0)]:
         path.unlink(missing_ok=True)
     for leftover in folder.glob(".checkpoint-*"):
         leftover.unlink(missing_ok=True)

@@ -31,7 +31,8 @@ class TrainingForecast:
 
     parameters: int
     global_batch: int
-    worker_batch: int
+    worker_batch: int  # clips of a step for the worker that has most
+    at_a_time: int  # of them; their gradients are accumulated
     num_workers: int
     steps: int
     forward_flops: int  # of one clip
@@ -49,29 +50,30 @@ def forecast_training(
     num_workers: int,
     gpu_tflops: float = ASSUMED_TFLOPS,
 ) -> TrainingForecast:
-    """The forecast for `prior`, for workers that divide the global batch, at `gpu_tflops` TFLOP/s
-    sustained by each.
-    """
+    """The forecast for `prior`, with `gpu_tflops` TFLOP/s sustained by each worker."""
     num_samples = round(training.crop_seconds * prior.sample_rate)
     forward = pass_flops(prior, num_samples).forward
     step_flops = STEP_FORWARDS * forward * training.global_batch_size
     steps = math.ceil(training.total_samples / training.global_batch_size)
-    worker_batch = training.global_batch_size // num_workers
+    worker_batch = math.ceil(training.global_batch_size / num_workers)
+    at_a_time = min(worker_batch, training.max_batch_per_worker or worker_batch)
     parameters = num_parameters(prior)
     gpu_days = steps * step_flops / (gpu_tflops * 1e12) / DAY
     return TrainingForecast(
         parameters=parameters,
         global_batch=training.global_batch_size,
         worker_batch=worker_batch,
+        at_a_time=at_a_time,
         num_workers=num_workers,
         steps=steps,
         forward_flops=forward,
         step_flops=step_flops,
         state_bytes=BYTES_PER_PARAMETER * parameters,
-        activation_bytes=worker_batch * saved_bytes(prior, num_samples),
+        activation_bytes=at_a_time * saved_bytes(prior, num_samples),
         gpu_tflops=gpu_tflops,
         gpu_days=gpu_days,
-        days=gpu_days / num_workers,
+        # all wait for the worker with the most clips
+        days=gpu_days * worker_batch / training.global_batch_size,
     )
 
 
@@ -108,7 +110,7 @@ def describe_forecast(forecast: TrainingForecast) -> dict[str, str]:
         f"{STEP_FORWARDS} × {si(forecast.forward_flops, 'FLOP')} of a forward (a backward counts "
         "as two forwards)",
         "memory": f"{si(forecast.state_bytes, 'B')} a worker for weights, gradients, Adam and EMA, "
-        f"{si(forecast.activation_bytes, 'B')} for activations of {forecast.worker_batch} clips in "
+        f"{si(forecast.activation_bytes, 'B')} for activations of {forecast.at_a_time} clip(s) in "
         "float32, an estimate (bfloat16 takes less); workspaces come on top",
         "GPU days": f"{brief(forecast.gpu_days)} if a GPU sustains {forecast.gpu_tflops:g} "
         f"TFLOP/s: assumed ({assumed}), not measured",

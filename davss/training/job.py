@@ -20,9 +20,10 @@ from davss.training.validation import ValidationClips
 class TrainingJob:
     """What to train and from what; can be pickled, and is the same for every worker.
 
-    `training_batches(batch_size=, samples_seen=, rank=, world_size=)` yields this worker's batches;
-    `validation_clips`, `validation_mixtures` (None: no separation) and `build_prior` are called
-    once in every worker. `state` is the folder for checkpoints, logs and W&B files.
+    `training_batches(batch_size=, max_batch=, samples_seen=, rank=, world_size=)` yields this
+    worker's part of every global batch, in pieces of at most `max_batch`; `validation_clips`,
+    `validation_mixtures` (None: no separation) and `build_prior` are called once in every worker.
+    `state` is the folder for checkpoints, logs and W&B files.
     """
 
     name: str
@@ -40,6 +41,11 @@ class TrainingJob:
     def checkpoints(self) -> Path:
         """Where the checkpoints of the run lie."""
         return self.state / "checkpoints"
+
+    @property
+    def snapshots(self) -> Path:
+        """Where power-function averages are stored."""
+        return self.state / "snapshots"
 
     @property
     def log_file(self) -> Path:

@@ -1,66 +1,96 @@
 """Starts the training loop in Ray Train workers, on this machine or the cluster of RAY_ADDRESS.
 
-Ray Train restores a run of the same name and storage by itself and may return its old result; davss
-resumes from its own checkpoints instead, so Ray's folder is emptied before every start.
+Ray Train starts the workers again when some die or nodes come and go, and davss resumes from its
+own checkpoints; Ray's folder is emptied before every start, because a run of the same name and
+storage would be restored and may return its old result.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import sys
 import traceback
+from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from davss.errors import DavssError
 from davss.ray_session import ray_running
+from davss.storage import publish
 from davss.training import checkpoint
 from davss.training.job import TrainingJob, Worker
 from davss.training.progress import shown
+from davss.training.signals import StopRequest, sigterm_writes
+
+_RESIZE_SECONDS = 60.0  # how often an elastic run looks for more workers
+STOPPED_STATUS = 128 + signal.SIGTERM
 
 
 @dataclass(frozen=True)
 class Resources:
-    """Workers of a run and what each may use."""
+    """Workers of a run and what each may use; `min_workers` are enough to go on.
+
+    `max_failures` is how often in a row workers are started again after some died; nodes that are
+    taken away in an orderly way do not count.
+    """
 
     num_workers: int
     threads: int
     use_gpu: bool
+    min_workers: int | None = None
+    max_failures: int = 3
 
 
-def plan_resources(num_workers: int | None = None) -> Resources:
-    """`num_workers`, or one per GPU, or two where there is no GPU; they share the cores."""
+def parse_workers(text: str | None) -> tuple[int, int] | None:
+    """DAVSS_NUM_WORKERS: "4" → (4, 4), elastic "1-4" → (1, 4), None → None; else DavssError."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
+    low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not 1 <= low <= high:
+        raise DavssError(
+            f"DAVSS_NUM_WORKERS={text}: give the number of training workers, 1 or more, or the "
+            "fewest and the most such as 1-4"
+        )
+    return low, high
+
+
+def plan_resources(num_workers: tuple[int, int] | None = None) -> Resources:
+    """(fewest, most) workers, or one per GPU, or two where there is no GPU; they share the cores
+    of this machine.
+    """
     cores, gpus = len(os.sched_getaffinity(0)), torch.cuda.device_count()
     # Two processes of one thread beat one of two threads, most of all on a busy machine.
-    workers = num_workers or gpus or min(cores, 2)
-    return Resources(workers, max(cores // workers, 1), use_gpu=gpus > 0)
+    low, high = num_workers or (gpus or min(cores, 2),) * 2
+    return Resources(high, max(cores // high, 1), use_gpu=gpus > 0, min_workers=low)
 
 
 def launch(job: TrainingJob, resources: Resources) -> None:
     """Train to the end with Ray Train; the progress appears on stderr.
 
-    Raises DavssError for what a worker reports as such, and when a worker dies.
+    On SIGTERM the workers save, and this process exits with status 143. Raises DavssError for what
+    a worker reports as such, and when workers die too often.
     """
     from ray.exceptions import RayActorError
-    from ray.train import RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train import TrainingFailedError
     from ray.train.torch import TorchTrainer
 
     shutil.rmtree(job.state / "ray", ignore_errors=True)
+    _error_file(job).unlink(missing_ok=True)
     print(f"{job.name} starts on {_describe(resources)}", file=sys.stderr, flush=True)
-    with ray_running(resources.num_workers * resources.threads), shown(job.log_file):
+    slots = resources.num_workers * resources.threads
+    with sigterm_writes(_stop_file(job)), ray_running(slots), shown(job.log_file):
         trainer = TorchTrainer(
             _work,
             train_loop_config={"job": job, "threads": resources.threads},
-            scaling_config=ScalingConfig(
-                num_workers=resources.num_workers,
-                use_gpu=resources.use_gpu,
-                resources_per_worker={"CPU": resources.threads, "GPU": int(resources.use_gpu)},
-            ),
-            run_config=RunConfig(name=job.state.name, storage_path=str(job.state / "ray")),
+            scaling_config=_scaling(resources),
+            run_config=_run_config(job, resources),
         )
         handler = signal.getsignal(signal.SIGINT)
         try:
@@ -72,14 +102,68 @@ def launch(job: TrainingJob, resources: Resources) -> None:
             raise KeyboardInterrupt from None
         finally:
             signal.signal(signal.SIGINT, handler)
+    _check_end(job)
+
+
+def _check_end(job: TrainingJob) -> None:
+    """Raise or exit unless the run is complete."""
+    if _error_file(job).exists():
+        raise DavssError(_error_file(job).read_text())
     saved = checkpoint.load_newest(job.checkpoints)
-    if saved is None or saved["samples_seen"] < job.config.training.total_samples:
-        raise DavssError(f"training of {job.name}: stopped early; run the stage again to go on")
+    seen = 0 if saved is None else saved["samples_seen"]
+    if seen >= job.config.training.total_samples:
+        return
+    if _stop_file(job).exists():
+        print(
+            f"{job.name} stopped at {seen} samples; run the stage again to go on", file=sys.stderr
+        )
+        sys.exit(STOPPED_STATUS)
+    raise DavssError(f"training of {job.name}: stopped early; run the stage again to go on")
+
+
+def _scaling(resources: Resources) -> Any:
+    from ray.train import ScalingConfig
+
+    low = resources.min_workers or resources.num_workers
+    fixed = low == resources.num_workers
+    return ScalingConfig(
+        num_workers=resources.num_workers if fixed else (low, resources.num_workers),
+        elastic_resize_monitor_interval_s=_RESIZE_SECONDS,
+        use_gpu=resources.use_gpu,
+        resources_per_worker={"CPU": resources.threads, "GPU": int(resources.use_gpu)},
+    )
+
+
+def _run_config(job: TrainingJob, resources: Resources) -> Any:
+    from ray.train import FailureConfig, RunConfig
+
+    return RunConfig(
+        name=job.state.name,
+        storage_path=str(job.state / "ray"),
+        failure_config=FailureConfig(
+            max_failures=resources.max_failures, max_preemption_failures=-1
+        ),
+    )
+
+
+def _stop_file(job: TrainingJob) -> Path:
+    return job.state / "stop"
+
+
+def _error_file(job: TrainingJob) -> Path:
+    """What the user can mend, as a worker put it: with it the run ends instead of trying again."""
+    return job.state / "error.txt"
 
 
 def _describe(resources: Resources) -> str:
-    kind = "GPU" if resources.use_gpu else "CPU"
-    return f"{resources.num_workers} {kind} worker(s) with {resources.threads} thread(s) each"
+    kind, most = "GPU" if resources.use_gpu else "CPU", resources.num_workers
+    low = resources.min_workers or most
+    count = f"{most}" if low == most else f"{low} to {most}"
+    return f"{count} {kind} worker(s) with {resources.threads} thread(s) each"
+
+
+class _Preempted(Exception):
+    """A worker was asked to go by SIGTERM; the checkpoint is written and others may go on."""
 
 
 def _work(config: dict[str, Any]) -> None:
@@ -89,13 +173,23 @@ def _work(config: dict[str, Any]) -> None:
 
     from davss.training.loop import train
 
+    job: TrainingJob = config["job"]
+    if _error_file(job).exists() or _stop_file(job).exists():
+        return
     torch.set_num_threads(config["threads"])
     context = ray.train.get_context()
     device = ray.train.torch.get_device()
     worker = Worker(context.get_world_rank(), context.get_world_size(), device)
     try:
-        train(config["job"], worker)
-    except DavssError:
+        with closing(StopRequest(_stop_file(job))) as stop:
+            complete = train(job, worker, stop)
+            if not complete and not stop.by_driver():
+                raise _Preempted(f"SIGTERM; {job.name} goes on elsewhere")
+    except DavssError as error:
+        with publish(_error_file(job)) as path:
+            path.write_text(str(error))
+        raise
+    except _Preempted:
         raise
     except Exception as error:
         # Ray hands an exception back without its stack trace.
@@ -112,8 +206,8 @@ def _cause(error: Exception, job: TrainingJob) -> Exception:
     lost = [f for f in failures if type(f).__module__.startswith("ray.") or "by peer" in str(f)]
     if lost:
         return DavssError(
-            f"training of {job.name}: a worker died (killed, or out of memory); run the stage "
-            f"again to go on from the newest checkpoint in {job.checkpoints}"
+            f"training of {job.name}: workers died (killed, or out of memory) again and again; run "
+            f"the stage again to go on from the newest checkpoint in {job.checkpoints}"
         )
     traces = "\n".join(str(failure) for failure in failures) or str(error)
     return RuntimeError(f"training of {job.name} failed:\n{traces}")

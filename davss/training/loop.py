@@ -2,17 +2,20 @@
 
 docs/method.md §2. Progress is counted in samples (clips) seen over all workers, and the global
 batch is the same for any number of workers, so that every schedule means the same on any machine.
-Random numbers of a step come from (seed, samples seen, rank). Nothing here knows Ray: `launch.py`
-starts this loop in Ray Train workers.
+Random numbers come with the batches and depend on (seed, number of the item) alone: the state of a
+run is its weights, the optimiser, the averages and samples seen. Nothing here knows Ray:
+`launch.py` starts this loop in Ray Train workers.
 """
 
 # Shape legend: B batch (of this worker), T samples, V video frames, D visual feature size.
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
+import itertools
 import math
 import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 
 import torch
@@ -23,37 +26,48 @@ from torch.nn.parallel import DistributedDataParallel
 from davss.config import DiffusionConfig, TrainingConfig
 from davss.diffusion.loss import training_loss
 from davss.errors import DavssError
-from davss.shards.loader import Batch
+from davss.shards.loader import Batch, pieces, shares
 from davss.training import checkpoint
 from davss.training.checkpoint import TrainingState
 from davss.training.ema import Ema
 from davss.training.job import TrainingJob, Worker
+from davss.training.power_ema import PowerEma
 from davss.training.reporter import Reporter
+from davss.training.watchdog import Watchdog, end_process
 
 
 class Objective(nn.Module):
     """The prior with its loss: one forward, so that DDP sees every use of the parameters."""
 
-    def __init__(self, prior: nn.Module, config: DiffusionConfig) -> None:
+    def __init__(
+        self, prior: nn.Module, config: DiffusionConfig, precision: torch.dtype = torch.float32
+    ) -> None:
         super().__init__()
-        self.prior, self.config = prior, config
+        self.prior, self.config, self.precision = prior, config, precision
 
-    def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """Mean loss of a batch, ()."""
-        loss, _ = training_loss(
-            self.prior, batch.audio, batch.lips, batch.has_lips, self.config, generator
-        )
-        return loss.mean()
+    def forward(self, batch: Batch) -> Tensor:
+        """Sum of the losses of a batch, ()."""
+        reduced = self.precision != torch.float32
+        with torch.autocast(batch.audio.device.type, self.precision, enabled=reduced):
+            loss, _ = training_loss(
+                self.prior,
+                batch.audio,
+                batch.lips,
+                batch.has_lips,
+                self.config,
+                batch.noise,
+                batch.uniforms,
+            )
+        return loss.sum()
 
 
-def worker_batch_size(config: TrainingConfig, world_size: int) -> int:
-    """Clips per worker and step; the global batch must divide among the workers."""
-    if config.global_batch_size % world_size:
+def check_workers(config: TrainingConfig, num_workers: int) -> None:
+    """Raise DavssError where a worker would have no clip of the global batch."""
+    if num_workers > config.global_batch_size:
         raise DavssError(
-            f"training.global_batch_size = {config.global_batch_size}: does not divide among "
-            f"{world_size} workers; change it or DAVSS_NUM_WORKERS"
+            f"training.global_batch_size = {config.global_batch_size}: less than one clip for each "
+            f"of {num_workers} workers; raise it or lower DAVSS_NUM_WORKERS"
         )
-    return config.global_batch_size // world_size
 
 
 def learning_rate(config: TrainingConfig, samples_seen: int) -> float:
@@ -66,91 +80,160 @@ def learning_rate(config: TrainingConfig, samples_seen: int) -> float:
     return config.learning_rate * (final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2)
 
 
-def step_seed(*parts: int) -> int:
-    """A seed from integers such as (seed, samples seen, rank)."""
-    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8]) >> 1
-
-
-def train(job: TrainingJob, worker: Worker = Worker()) -> None:  # noqa: B008 (frozen)
+def train(
+    job: TrainingJob,
+    worker: Worker = Worker(),  # noqa: B008 (frozen)
+    should_stop: Callable[[], bool] = lambda: False,
+) -> bool:
     """Train from the newest checkpoint of the run to its end, and write a last checkpoint.
 
-    Raises DavssError for an indivisible batch or for MAX_BAD_STEPS non-finite steps in a row.
+    Once `should_stop` says so on any worker, all save and stop at the same step. Returns whether
+    the run is complete. Raises DavssError for MAX_BAD_STEPS non-finite steps in a row.
     """
     config = job.config.training
-    batch_size = worker_batch_size(config, worker.world_size)
+    check_workers(config, worker.world_size)
     state = _restore(job, worker)
-    objective: nn.Module = Objective(state.prior, job.config.diffusion)
-    if worker.world_size > 1:
-        objective = DistributedDataParallel(objective)
-    batches = job.training_batches(
-        batch_size=batch_size,
-        samples_seen=state.samples_seen,
-        rank=worker.rank,
-        world_size=worker.world_size,
+    objective = _objective(job, state, worker)
+    batches = _batches(job, worker, state.samples_seen)
+    share = shares(config.global_batch_size, worker.world_size)[worker.rank]
+    per_step = len(pieces(share, config.max_batch_per_worker))
+    watchdog = Watchdog(
+        config.hang_factor, config.hang_seconds, end_process(job.log_file, job.name)
     )
-    generator = torch.Generator()  # on the CPU: draws do not depend on the device
     began, earlier, bad_steps = time.monotonic(), state.seconds, 0
-    with closing(Reporter(job, worker, state)) as reporter:
+    with closing(Reporter(job, worker, state)) as reporter, closing(watchdog):
         while state.samples_seen < config.total_samples:
-            batch = to_device(next(batches), worker.device)
-            generator.manual_seed(step_seed(job.seed, state.samples_seen, worker.rank))
-            state.samples_seen += config.global_batch_size
-            rate = learning_rate(config, state.samples_seen)
-            loss, norm = step(objective, state, batch, generator, rate, config.grad_clip, worker)
+            with watchdog.step():
+                parts = list(itertools.islice(batches, per_step))
+                state.samples_seen += config.global_batch_size
+                rate = learning_rate(config, state.samples_seen)
+                stop = should_stop()
+                loss, norm, stop = step(objective, state, parts, rate, config, worker, stop)
             bad_steps = 0 if math.isfinite(loss + norm) else bad_steps + 1
             state.seconds = earlier + time.monotonic() - began
+            _take_snapshots(job, worker, state)
             reporter.after_step(loss, norm, rate, bad_steps)
+            if stop and state.samples_seen < config.total_samples:
+                reporter.save()
+                return False
+    return True
 
 
 def step(
     objective: nn.Module,
     state: TrainingState,
-    batch: Batch,
-    generator: torch.Generator,
+    parts: Sequence[Batch],
     rate: float,
-    grad_clip: float,
+    config: TrainingConfig,
     worker: Worker,
-) -> tuple[float, float]:
-    """Update the weights and the EMA; returns loss (mean of all workers) and gradient norm.
+    stop: bool = False,
+) -> tuple[float, float, bool]:
+    """Update the weights and the averages from this worker's `parts` of the global batch.
 
-    Where either is not finite no weight changes, on any worker.
+    Returns loss (mean of all workers), gradient norm, and whether any worker wants to stop. Where
+    loss or norm are not finite no weight changes, on any worker.
     """
     state.optimiser.zero_grad(set_to_none=True)
-    loss = objective(batch, generator)
-    loss.backward()
-    norm = nn.utils.clip_grad_norm_(state.prior.parameters(), grad_clip)
-    # One transfer for both; the loss is averaged so that all workers take the same decision.
-    figures = torch.stack([loss.detach(), norm])
+    total = torch.zeros((), device=worker.device)
+    for number, part in enumerate(parts, 1):
+        # Gradients travel once, with the last part; DDP divides by the number of workers.
+        last = number == len(parts)
+        with contextlib.nullcontext() if last else _unsynchronised(objective):
+            loss = objective(part) / config.global_batch_size
+            (loss * worker.world_size).backward()
+        total += loss.detach()
+    norm = nn.utils.clip_grad_norm_(state.prior.parameters(), config.grad_clip)
+    # One transfer for all; the figures are summed so that all workers take the same decision.
+    figures = torch.stack([total, norm / worker.world_size, torch.full_like(total, float(stop))])
     if worker.world_size > 1:
         dist.all_reduce(figures)
-    mean_loss, mean_norm = (figures / worker.world_size).tolist()
+    mean_loss, mean_norm, stops = figures.tolist()
     if math.isfinite(mean_loss + mean_norm):
         for group in state.optimiser.param_groups:
             group["lr"] = rate
         state.optimiser.step()
         state.ema.update(state.prior)
-    return mean_loss, mean_norm
+        if state.power_ema is not None:
+            state.power_ema.update(state.prior)
+    return mean_loss, mean_norm, stops > 0
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch on `device`; on the CPU the batch itself."""
     if device.type == "cpu":
         return batch
-    return Batch(
-        audio=batch.audio.to(device, non_blocking=True),
-        lips=None if batch.lips is None else batch.lips.to(device, non_blocking=True),
-        has_lips=batch.has_lips.to(device, non_blocking=True),
-        keys=batch.keys,
+    moved = {
+        name: value.to(device, non_blocking=True)
+        for name, value in batch._asdict().items()
+        if isinstance(value, Tensor)
+    }
+    return batch._replace(**moved)
+
+
+def prefetched(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """The batches on `device`, each one on its way there while the one before is used."""
+    if device.type == "cpu":  # nothing to gain, and one batch more in memory
+        yield from batches
+        return
+    moved = (to_device(batch, device) for batch in batches)
+    ahead = next(moved)
+    for batch in moved:
+        yield ahead
+        ahead = batch
+
+
+def _batches(job: TrainingJob, worker: Worker, samples_seen: int) -> Iterator[Batch]:
+    batches = job.training_batches(
+        batch_size=job.config.training.global_batch_size,
+        max_batch=job.config.training.max_batch_per_worker,
+        samples_seen=samples_seen,
+        rank=worker.rank,
+        world_size=worker.world_size,
     )
+    return prefetched(batches, worker.device)
+
+
+def _objective(job: TrainingJob, state: TrainingState, worker: Worker) -> nn.Module:
+    config, cuda = job.config.training, worker.device.type == "cuda"
+    reduced = config.precision == "bfloat16" or (config.precision == "auto" and cuda)
+    if cuda and config.tf32:
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True
+    if config.compile:
+        state.prior.network.compile()
+    precision = torch.bfloat16 if reduced else torch.float32
+    objective = Objective(state.prior, job.config.diffusion, precision)
+    return DistributedDataParallel(objective) if worker.world_size > 1 else objective
+
+
+def _unsynchronised(objective: nn.Module) -> contextlib.AbstractContextManager[None]:
+    if isinstance(objective, DistributedDataParallel):
+        return objective.no_sync()
+    return contextlib.nullcontext()
+
+
+def _take_snapshots(job: TrainingJob, worker: Worker, state: TrainingState) -> None:
+    config, seen = job.config.training, state.samples_seen
+    if state.power_ema is None or worker.rank or not state.power_ema.num_updates:
+        return
+    every = config.ema_snapshot_every
+    crossed = seen // every > (seen - config.global_batch_size) // every
+    if crossed or seen >= config.total_samples:
+        state.power_ema.save_snapshots(job.snapshots)
 
 
 def _restore(job: TrainingJob, worker: Worker) -> TrainingState:
     """A new state, or the one of the newest checkpoint."""
+    config = job.config.training
     torch.manual_seed(job.seed)  # the same first weights in every worker
-    # channels-last convolutions are about a quarter faster, on the CPU and on tensor cores
-    prior = job.build_prior().train().to(worker.device).to(memory_format=torch.channels_last)
-    optimiser = torch.optim.Adam(prior.parameters(), lr=0.0, betas=(0.9, 0.999))
-    state = TrainingState(prior, optimiser, Ema(prior, job.config.training.ema_decay))
+    prior = job.build_prior().train().to(worker.device)
+    if config.channels_last:
+        prior = prior.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimiser = torch.optim.Adam(
+        prior.parameters(), lr=0.0, betas=(0.9, 0.999), fused=config.fused_optimiser
+    )
+    power_ema = PowerEma(prior, config.ema_sigma_rels) if config.ema_sigma_rels else None
+    state = TrainingState(prior, optimiser, Ema(prior, config.ema_decay), power_ema)
     saved = checkpoint.load_newest(job.checkpoints)
     if saved is not None:
         state.load_state_dict(saved)

@@ -79,9 +79,15 @@ class Reporter:
         if last or _crosses(seen, batch, self.config.validate_every):
             self._validate(rate)
         if last or _crosses(seen, batch, self.config.checkpoint_every):
-            self._save()
+            self.save()
         if self.progress and self.since_line.count and (last or self.progress.due()):
             self.progress.update(seen, self.since_line.take()["train/loss"])
+
+    def save(self) -> None:
+        """Write a checkpoint, on rank 0."""
+        if self.worker.rank == 0:
+            keep = self.config.keep_checkpoints
+            checkpoint.save(self.state.state_dict(), self.job.checkpoints, keep)
 
     def close(self) -> None:
         """Finish the tracker and stop listening to warnings."""
@@ -155,10 +161,6 @@ class Reporter:
                 world_size=self.worker.world_size,
             )
         return figures
-
-    def _save(self) -> None:
-        if self.worker.rank == 0:
-            checkpoint.save(self.state.state_dict(), self.job.checkpoints)
 
 
 def _crosses(seen: int, batch: int, every: int) -> bool:

@@ -44,7 +44,8 @@ def test_lips_are_dropped_at_the_given_rate():
     config = DiffusionConfig(lips_dropout=0.2)
     available = torch.arange(4000) % 4 != 0
     clean, lips = torch.zeros(4000, 8), torch.zeros(4000, 1, 6)
-    training_loss(denoise, clean, lips, available, config, generator)
+    uniforms = torch.rand(4000, 2, generator=generator, dtype=torch.float64)
+    training_loss(denoise, clean, lips, available, config, torch.zeros_like(clean), uniforms)
     assert not (seen[0] & ~available).any()
     assert abs(seen[0][available].float().mean() - 0.8) < 0.03
 

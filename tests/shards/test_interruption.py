@@ -15,7 +15,7 @@ import psutil
 import pytest
 import soundfile
 
-from davss.storage import sha256
+from davss.storage import open_store, sha256
 from pipelines.compose import compose
 
 ROOT = Path(__file__).parents[2]
@@ -38,28 +38,27 @@ def corpus(tmp_path_factory) -> Path:
     return root
 
 
-def project(folder: Path, corpus: Path) -> Path:
+def project(folder: Path, corpus: Path | str) -> Path:
     folder.mkdir()
     settings = ["shards.shard_megabytes=10", f"corpora.wham.root={corpus}"]
     (folder / "params.yaml").write_text(compose("demo", settings))
     return folder
 
 
-def start(folder: Path) -> subprocess.Popen:
+def start(folder: Path, storage: str = "storage") -> subprocess.Popen:
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": paths}
-    for name in ("DAVSS_STORAGE", "RAY_ADDRESS"):
-        environment.pop(name, None)
+    environment = {**os.environ, "PYTHONPATH": paths, "DAVSS_STORAGE": storage}
+    environment.pop("RAY_ADDRESS", None)
     with open(folder / "log", "w") as log:
         return subprocess.Popen(
             COMMAND, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True
         )
 
 
-def finish(folder: Path) -> float:
+def finish(folder: Path, storage: str = "storage") -> float:
     """Run the command to its end; seconds that it took."""
     started = time.monotonic()
-    process = start(folder)
+    process = start(folder, storage)
     assert process.wait(300) == 0, (folder / "log").read_text()[-2000:]
     return time.monotonic() - started
 
@@ -118,3 +117,25 @@ def test_what_was_finished_is_only_looked_up(tmp_path, corpus):
     assert contents(folder / "data") == expected
     changed = {name for name, written in tars(folder).items() if before[name] != written}
     assert changed == {damaged.name, missing.name}
+
+
+@pytest.mark.slow
+def test_killed_with_everything_in_a_bucket(tmp_path, corpus, s3):
+    url = f"s3://{s3.bucket}"
+    raw = open_store(f"{url}/raw/wham_noise")
+    for path in corpus.rglob("*.wav"):
+        (copy := tmp_path / "copy").write_bytes(path.read_bytes())
+        raw.put(copy, path.relative_to(corpus).as_posix())
+    local, killed = project(tmp_path / "a", corpus.parent), project(tmp_path / "b", f"{url}/raw")
+    seconds = finish(local)
+    process = start(killed, f"{url}/davss")
+    time.sleep(seconds)  # from a bucket it takes longer
+    kill(process)
+    assert not (killed / "data").exists()
+    finish(killed, f"{url}/davss")
+    assert contents(killed / "data") == contents(local / "data")
+    names = {entry.name for entry in open_store(f"{url}/davss").list("shards/wham")}
+    assert {name for name in names if name.endswith(".tar")} == {
+        path.relative_to(local / "storage").as_posix()
+        for path in local.glob("storage/shards/wham/*.tar")
+    }

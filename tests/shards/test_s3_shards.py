@@ -106,7 +106,7 @@ def shards(raw, s3, tmp_path):
     return tmp_path / "out", store
 
 
-def batches(shards, num_workers: int):
+def batches(shards, num_workers: int, cache: Path):
     locations = training_shards(*shards, "train", crop_samples=8000, sample_rate=8000)
     loader = training_loader(
         locations,
@@ -115,18 +115,21 @@ def batches(shards, num_workers: int):
         batch_size=4,
         seed=1,
         num_workers=num_workers,
+        cache=cache,
     )
     return list(islice(loader, 6))
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_training_streams_through_a_connection_that_drops(shards, s3, monkeypatch, num_workers):
-    expected = batches(shards, num_workers)
+def test_training_reads_through_a_connection_that_drops(
+    shards, s3, monkeypatch, num_workers, tmp_path
+):
+    expected = batches(shards, num_workers, tmp_path / "one")
     proxy = s3_server.Proxy(s3.port)
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
     module._client_of.cache_clear()
     proxy.cuts, proxy.cut_after, proxy.unavailable = 3, 100_000, 2
-    found = batches(shards, num_workers)
+    found = batches(shards, num_workers, tmp_path / "two")
     assert all((a.audio == b.audio).all() for a, b in zip(expected, found, strict=True))
     assert (proxy.cuts, proxy.unavailable) == (0, 0)
     proxy.shutdown()

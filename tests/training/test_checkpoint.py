@@ -1,6 +1,9 @@
 """Checkpoints: complete or ignored, the newest valid one wins, two are kept."""
 
 import logging
+import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -57,6 +60,46 @@ def test_a_torn_checkpoint_is_skipped(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert checkpoint.load_newest(tmp_path)["samples_seen"] == 10
     assert "damaged" in caplog.text and newest.name in caplog.text
+
+
+def test_another_format_is_not_taken_for_nothing(tmp_path):
+    checkpoint.save({"samples_seen": 10, "format_version": 1}, tmp_path)
+    with pytest.raises(DavssError, match="a checkpoint of format 1"):
+        checkpoint.load_newest(tmp_path)
+
+
+def test_the_best_one_stays_and_is_the_last_resort(tmp_path):
+    best = math.inf
+    for samples, loss in ((10, 0.5), (20, 0.4), (30, 0.6), (40, 0.7)):
+        best = min(best, loss)
+        history = [{"train/samples_seen": samples, "valid/loss": loss}]
+        state = {"samples_seen": samples, "history": history, "best_validation": best}
+        checkpoint.save(state, tmp_path, keep=1)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert [name[: name.rindex("-")] for name in names] == [
+        f"best-{20:012d}",
+        f"checkpoint-{40:012d}",
+    ]
+    (tmp_path / names[1]).write_bytes(b"torn")
+    assert checkpoint.load_newest(tmp_path)["samples_seen"] == 20
+
+
+def test_a_write_that_breaks_off_leaves_the_last_one(tmp_path):
+    code = (
+        "import resource, signal, torch; from pathlib import Path\n"
+        "from davss.training import checkpoint\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "checkpoint.save({'samples_seen': 1}, Path('.'))\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "checkpoint.save({'samples_seen': 2, 'x': torch.zeros(1_000_000)}, Path('.'))\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert "DavssError: .: cannot save a checkpoint" in run.stderr
+    assert "go on from checkpoint-000000000001" in run.stderr
+    assert len(list(tmp_path.iterdir())) == 1
+    assert checkpoint.load_newest(tmp_path)["samples_seen"] == 1
 
 
 def test_nothing_there(tmp_path):

@@ -33,7 +33,7 @@ def test_a_defect_keeps_its_stack_trace():
 
 
 def test_resources_share_the_cores():
-    one, two = plan_resources(1), plan_resources(2)
-    assert one.num_workers == 1 and two.num_workers == 2
+    one, two = plan_resources((1, 1)), plan_resources((1, 2))
+    assert one.num_workers == 1 and (two.min_workers, two.num_workers) == (1, 2)
     assert two.threads == max(one.threads // 2, 1)
     assert plan_resources().num_workers >= 1

@@ -12,7 +12,7 @@ import torch
 from davss.config import DiffusionConfig, NetworkConfig, PriorConfig, TrainingConfig
 from davss.diffusion.prior import NoisePrior, PriorInfo
 from davss.errors import DavssError
-from davss.shards.loader import Batch
+from davss.shards.loader import Batch, pieces, shares
 from davss.training import checkpoint, loop, reporter
 from davss.training.ema import Ema
 from davss.training.job import TrainingJob, Worker
@@ -39,11 +39,17 @@ def tones(count: int, seed: int) -> torch.Tensor:
     return 0.05 * math.sqrt(2) * torch.sin(pitch * torch.arange(SAMPLES))
 
 
-def batches(batch_size, samples_seen, rank, world_size):
+def batches(batch_size, max_batch, samples_seen, rank, world_size):
     """Batches that depend on the samples seen alone, as of an exact loader."""
-    for step in itertools.count(samples_seen // (batch_size * world_size)):
-        audio = tones(batch_size, step)
-        yield Batch(audio, None, torch.zeros(batch_size, dtype=torch.bool), ["key"] * batch_size)
+    for step in itertools.count(samples_seen // batch_size):
+        generator = torch.Generator().manual_seed(step)
+        noise = torch.randn(batch_size, SAMPLES, generator=generator)
+        uniforms = torch.rand(batch_size, 2, generator=generator, dtype=torch.float64)
+        audio, mask = tones(batch_size, step), torch.zeros(batch_size, dtype=torch.bool)
+        for part in pieces(shares(batch_size, world_size)[rank], max_batch):
+            keys = ["key"] * len(part)
+            rows = slice(part.start, part.stop)
+            yield Batch(audio[rows], None, mask[rows], keys, noise[rows], uniforms[rows])
 
 
 def broken(after, **place):
@@ -80,11 +86,9 @@ def test_two_steps_lower_the_loss_of_a_batch():
     objective = loop.Objective(prior, CONFIG.diffusion)
     optimiser = torch.optim.Adam(prior.parameters())
     state = checkpoint.TrainingState(prior, optimiser, Ema(prior, 0.9))
-    batch = next(batches(4, 0, 0, 1))
-    generator, losses = torch.Generator(), []
+    batch, losses = next(batches(4, None, 0, 0, 1)), []
     for _ in range(3):
-        generator.manual_seed(1)
-        loss, norm = loop.step(objective, state, batch, generator, 3e-3, 1.0, Worker())
+        loss, norm, _ = loop.step(objective, state, [batch], 3e-3, CONFIG.training, Worker())
         losses.append(loss)
         assert norm > 0
     assert losses[2] < losses[1] < losses[0]
@@ -156,7 +160,7 @@ def test_too_many_bad_steps_end_the_run(tmp_path):
     assert saved["ema"]["num_updates"] == 4
 
 
-def test_indivisible_batch():
-    assert loop.worker_batch_size(CONFIG.training, 2) == 2
+def test_more_workers_than_clips():
+    loop.check_workers(CONFIG.training, 4)
     with pytest.raises(DavssError, match="DAVSS_NUM_WORKERS"):
-        loop.worker_batch_size(CONFIG.training, 3)
+        loop.check_workers(CONFIG.training, 5)

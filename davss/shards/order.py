@@ -1,0 +1,56 @@
+"""In which order an endless run takes the clips of its shards: a pure function of the position."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+class Order:
+    """Position in an endless run → (shard, clip in the shard); every epoch has each clip once.
+
+    An epoch takes the shards in a new random order, some at a time: as many as hold about
+    `shuffle_buffer` clips, and those clips are shuffled among each other. Nothing but the position
+    has to be remembered, and few shards are in use at a time. `stream` tells orders of one seed
+    apart. The number of clips in each shard is `counts`.
+    """
+
+    def __init__(
+        self, counts: Sequence[int], shuffle_buffer: int, seed: int, stream: int = 0
+    ) -> None:
+        self.counts = np.asarray(counts)
+        self.total = int(self.counts.sum())
+        self.num_windows = min(max(self.total // shuffle_buffer, 1), len(counts))
+        self.entropy = (seed, stream)
+        self._epoch: tuple[int, list[np.ndarray], np.ndarray] | None = None
+        self._window: tuple[tuple[int, int], np.ndarray] | None = None
+
+    def locate(self, position: int) -> tuple[int, int]:
+        """Shard and number of the clip at `position`, 0 or more."""
+        epoch, offset = divmod(position, self.total)
+        windows, starts = self._windows(epoch)
+        window = int(np.searchsorted(starts, offset, side="right")) - 1
+        clips = self._clips(epoch, window, windows[window])
+        shard, clip = clips[offset - starts[window]]
+        return int(shard), int(clip)
+
+    def _windows(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
+        """The shards of each window of an epoch, and the offset at which each window starts."""
+        if self._epoch is None or self._epoch[0] != epoch:
+            rng = np.random.default_rng((*self.entropy, epoch))
+            windows = np.array_split(rng.permutation(len(self.counts)), self.num_windows)
+            sizes = [int(self.counts[shards].sum()) for shards in windows]
+            self._epoch = (epoch, windows, np.cumsum([0, *sizes[:-1]]))
+        return self._epoch[1], self._epoch[2]
+
+    def _clips(self, epoch: int, window: int, shards: np.ndarray) -> np.ndarray:
+        """The clips (N, 2) of a window in their order: shard, number in the shard."""
+        if self._window is None or self._window[0] != (epoch, window):
+            rng = np.random.default_rng((*self.entropy, epoch, window))
+            pairs = [
+                np.stack([np.full(self.counts[shard], shard), np.arange(self.counts[shard])], 1)
+                for shard in shards
+            ]
+            self._window = ((epoch, window), rng.permutation(np.concatenate(pairs)))
+        return self._window[1]
