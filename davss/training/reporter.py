@@ -147,7 +147,8 @@ class Reporter:
         assert isinstance(prior, SpeechPrior | NoisePrior)
         figures: dict[str, float] = {}
         if self.progress:  # rank 0
-            samples = unconditional(prior, self.clips.audio.shape[-1])
+            steps = self.config.validation_sampler_steps
+            samples = unconditional(prior, self.clips.audio.shape[-1], steps)
             figures = sample_figures(samples, self.job.config.diffusion.sigma_data)
             signals = {str(number): sample for number, sample in enumerate(samples)}
             seen, rate = self.state.samples_seen, self.job.sample_rate

@@ -26,7 +26,7 @@ from davss.training.validation import ValidationClips
 
 SNR_DB = 10.0  # of the voices together
 BATCH = 4
-SAMPLES, SAMPLE_STEPS, SAMPLE_SEED = 4, 30, 0
+SAMPLES, SAMPLE_SEED = 2, 0
 # closed-form Gaussian updates, no gradient through a network: the cheapest sampler
 SAMPLER = SamplerConfig(name="daps", inner_noise=0.0, sigma_min=1e-3, rho=5.0, guidance_weight=0.0)
 
@@ -131,13 +131,13 @@ def separation_figures(
 
 
 @torch.no_grad()
-def unconditional(prior: SpeechPrior | NoisePrior, num_samples: int) -> Tensor:
+def unconditional(prior: SpeechPrior | NoisePrior, num_samples: int, num_steps: int) -> Tensor:
     """SAMPLES signals (B, T) on the CPU that the prior makes up from noise alone, by the
-    probability-flow ODE in SAMPLE_STEPS Euler steps: always from the same noise.
+    probability-flow ODE in num_steps Euler steps: always from the same noise.
     """
     diffusion, device = prior.info.diffusion, next(prior.parameters()).device
     sigma_min = max(diffusion.sigma_min, 1e-3)  # below that nothing is left to hear
-    sigmas = sigma_schedule(SAMPLE_STEPS, sigma_min, diffusion.sigma_max, diffusion.rho).tolist()
+    sigmas = sigma_schedule(num_steps, sigma_min, diffusion.sigma_max, diffusion.rho).tolist()
     generator = torch.Generator().manual_seed(SAMPLE_SEED)
     u = (sigmas[0] * torch.randn(SAMPLES, num_samples, generator=generator)).to(device)
     for sigma, following in zip(sigmas, [*sigmas[1:], 0.0], strict=True):

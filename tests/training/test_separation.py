@@ -84,11 +84,11 @@ def test_a_speech_prior_needs_no_noise_prior():
 def test_made_up_signals_of_a_gaussian_have_its_level():
     low, _ = bands()
     prior = knowing(make_noise_prior(), low)
-    samples = unconditional(prior, 3200)
+    samples = unconditional(prior, 3200, 30)
     assert samples.shape == (separation.SAMPLES, 3200)
     figures = sample_figures(samples, SIGMA_DATA)
     assert figures["valid/sample_level"] == pytest.approx(0, abs=1)
     assert figures["valid/sample_level_spread"] < 1
     above = torch.fft.rfft(samples)[:, 850:].abs().square().mean()
     assert float(above) < 0.01 * float(low[0])
-    assert torch.equal(samples, unconditional(prior, 3200))
+    assert torch.equal(samples, unconditional(prior, 3200, 30))
