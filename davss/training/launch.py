@@ -124,11 +124,12 @@ def _check_end(job: TrainingJob) -> None:
 def _scaling(resources: Resources) -> Any:
     from ray.train import ScalingConfig
 
+    # The keywords are those of Ray Train v2, which type checkers do not see.
     low = resources.min_workers or resources.num_workers
     fixed = low == resources.num_workers
     return ScalingConfig(
-        num_workers=resources.num_workers if fixed else (low, resources.num_workers),
-        elastic_resize_monitor_interval_s=_RESIZE_SECONDS,
+        num_workers=resources.num_workers if fixed else (low, resources.num_workers),  # type: ignore[arg-type]
+        elastic_resize_monitor_interval_s=_RESIZE_SECONDS,  # type: ignore[call-arg]
         use_gpu=resources.use_gpu,
         resources_per_worker={"CPU": resources.threads, "GPU": int(resources.use_gpu)},
     )

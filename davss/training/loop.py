@@ -165,12 +165,14 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch on `device`; on the CPU the batch itself."""
     if device.type == "cpu":
         return batch
-    moved = {
-        name: value.to(device, non_blocking=True)
-        for name, value in batch._asdict().items()
-        if isinstance(value, Tensor)
-    }
-    return batch._replace(**moved)
+    return Batch(
+        audio=batch.audio.to(device, non_blocking=True),
+        lips=None if batch.lips is None else batch.lips.to(device, non_blocking=True),
+        has_lips=batch.has_lips.to(device, non_blocking=True),
+        keys=batch.keys,
+        noise=batch.noise.to(device, non_blocking=True),
+        uniforms=batch.uniforms.to(device, non_blocking=True),
+    )
 
 
 def prefetched(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
@@ -203,7 +205,7 @@ def _objective(job: TrainingJob, state: TrainingState, worker: Worker) -> nn.Mod
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.allow_tf32 = True
     if config.compile:
-        state.prior.network.compile()
+        state.prior.compile()
     precision = torch.bfloat16 if reduced else torch.float32
     objective = Objective(state.prior, job.config.diffusion, precision)
     return DistributedDataParallel(objective) if worker.world_size > 1 else objective
