@@ -142,7 +142,8 @@ def _run_config(job: TrainingJob, resources: Resources) -> Any:
         name=job.state.name,
         storage_path=str(job.state / "ray"),
         failure_config=FailureConfig(
-            max_failures=resources.max_failures, max_preemption_failures=-1
+            max_failures=resources.max_failures,
+            max_preemption_failures=-1,  # type: ignore[call-arg]
         ),
     )
 
