@@ -1,4 +1,4 @@
-"""The command line: `davss separate`, `davss validate`, `davss info`, `davss profile`.
+"""The command line: `davss separate`, `validate`, `info`, `convert`, `profile`.
 
 Bad input ends with one line on stderr and exit status 2; Ctrl-C with 130.
 """
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from davss.config import NetworkConfig
+from davss.config import DiffusionConfig, NetworkConfig
 from davss.errors import DavssError, ending_in_one_line
 from davss.flags import (
     EXECUTION_HELP,
@@ -50,8 +50,30 @@ def build_parser() -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="what a prior is and how it was trained")
     info.add_argument("prior", type=Path, help="a folder such as data/priors/speech")
     info.set_defaults(run=_info)
+    _add_convert(commands)
     _add_profile(commands)
     return parser
+
+
+def _add_convert(commands: Any) -> None:
+    command = commands.add_parser(
+        "convert",
+        help="make a prior of a public checkpoint",
+        description="Write the NCSN++M of a public checkpoint (BUDDy, StoRM, SGMSE …; its EMA "
+        "weights if it has any) as the directory of a prior. Code in the checkpoint is never run.",
+        formatter_class=Help,
+    )
+    add = command.add_argument
+    add("checkpoint", type=Path, help="file of torch (.ckpt, .pt) or .safetensors")
+    add("out", type=Path, help="directory to write")
+    add("--sample-rate", type=int, default=16000, help="of the signals it was trained on, in Hz")
+    add("--n-fft", type=int, default=510, help="its STFT, in samples")
+    add("--hop-length", type=int, default=128, help="hop of its STFT, in samples")
+    add("--sigma-data", type=float, default=0.05, help="RMS of the signals it was trained on")
+    text = "folder with eigenlips.safetensors or braven.json: make a speech prior of it, whose "
+    text += "lips have no effect until it is trained on"
+    add("--visual-encoder", type=Path, metavar="DIR", help=text)
+    command.set_defaults(run=_convert)
 
 
 def _add_separate(commands: Any) -> None:
@@ -160,6 +182,23 @@ def _info(arguments: argparse.Namespace) -> None:
     description = json.loads((arguments.prior / "config.json").read_text())
     description["parameters"] = sum(p.numel() for p in prior.network.parameters())
     print(json.dumps(description, indent=2))
+
+
+def _convert(arguments: argparse.Namespace) -> None:
+    network = parse_flags(NetworkConfig, given(arguments, ("n_fft", "hop_length")))
+    diffusion = parse_flags(DiffusionConfig, given(arguments, ("sigma_data",)))
+    from davss.diffusion.prior import save_prior
+    from davss.diffusion.public import public_prior
+
+    if arguments.out.exists():
+        raise DavssError(f"{arguments.out}: is there already; remove it or give another name")
+    if arguments.checkpoint.is_dir():
+        raise DavssError(f"{arguments.checkpoint}: a folder; give the file of a checkpoint")
+    prior = public_prior(
+        arguments.checkpoint, arguments.sample_rate, network, diffusion, arguments.visual_encoder
+    )
+    save_prior(prior, arguments.out)
+    print(arguments.out)
 
 
 def _profile(arguments: argparse.Namespace) -> None:

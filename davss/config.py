@@ -126,6 +126,11 @@ class TrainingConfig:
     validate_every: Count = 32_000
     validation_clips: Count = 64
     checkpoint_every: Count = 16_000
+    separate_every: int = 160_000  # at a validation, once as many samples have passed; 0: never
+    validation_mixtures: Count = 8
+    validation_sampler_steps: Count = 20
+    validation_speech_prior: str | None = None  # with which a noise prior separates
+    init_from: str | None = None  # weights to start from: a prior or a public checkpoint
     keep_checkpoints: Count = 2  # the newest; the best one is kept besides
     loader_workers: Annotated[int, Field(ge=0)] = 2
     shuffle_buffer: Count = 100_000  # clips that are shuffled among each other, about

@@ -11,6 +11,7 @@ import torch
 from davss.config import PriorConfig
 from davss.diffusion.prior import NoisePrior, SpeechPrior
 from davss.shards.loader import Batch
+from davss.training.separation import ValidationMixtures
 from davss.training.tracking import TrackingConfig
 from davss.training.validation import ValidationClips
 
@@ -20,9 +21,9 @@ class TrainingJob:
     """What to train and from what; can be pickled, and is the same for every worker.
 
     `training_batches(batch_size=, max_batch=, samples_seen=, rank=, world_size=)` yields this
-    worker's part of every global batch, in pieces of at most `max_batch`;
-    `validation_clips` and `build_prior` are called once in every worker. `state` is the folder for
-    checkpoints, logs and W&B files.
+    worker's part of every global batch, in pieces of at most `max_batch`; `validation_clips`,
+    `validation_mixtures` (None: no separation) and `build_prior` are called once in every worker.
+    `state` is the folder for checkpoints, logs and W&B files.
     """
 
     name: str
@@ -33,6 +34,7 @@ class TrainingJob:
     build_prior: Callable[[], SpeechPrior | NoisePrior]
     training_batches: Callable[..., Iterator[Batch]]
     validation_clips: Callable[[], ValidationClips]
+    validation_mixtures: Callable[[ValidationClips], ValidationMixtures] | None = None
     tracking: TrackingConfig = TrackingConfig()
 
     @property

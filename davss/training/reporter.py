@@ -6,11 +6,13 @@ import logging
 import math
 from dataclasses import dataclass, field
 
+from davss.diffusion.prior import NoisePrior, SpeechPrior
 from davss.errors import DavssError
 from davss.training import checkpoint, tracking
 from davss.training.checkpoint import TrainingState
 from davss.training.job import TrainingJob, Worker
 from davss.training.progress import Progress, WarningLines
+from davss.training.separation import sample_figures, separation_figures, unconditional
 from davss.training.validation import examples, validate
 
 log = logging.getLogger(__name__)
@@ -58,6 +60,9 @@ class Reporter:
             if seen:
                 self.progress.say(f"goes on from {seen} samples")
         self.clips = job.validation_clips()
+        self.mixtures = job.validation_mixtures(self.clips) if job.validation_mixtures else None
+        if self.progress and self.config.separate_every and self.mixtures is None:
+            self.progress.say("separates nothing: no training.validation_speech_prior is given")
         self.tracker = tracking.start(job.tracking, job.state, worker.rank)
 
     def after_step(self, loss: float, grad_norm: float, rate: float, bad_steps: int) -> None:
@@ -112,6 +117,8 @@ class Reporter:
             world_size=self.worker.world_size,
         )
         seen = self.state.samples_seen
+        if self._separation_due():
+            losses |= self._separate()
         self.state.best_validation = min(self.state.best_validation, losses["valid/loss"])
         train = {"train/loss": math.nan, "train/grad_norm": math.nan}
         train |= self.since_validation.take()
@@ -121,6 +128,40 @@ class Reporter:
             self.progress.valid = losses["valid/loss"]
             self.tracker.log(seen, losses)
             self.tracker.log_audio(seen, examples(prior, self.clips), self.job.sample_rate)
+
+    def _separation_due(self) -> bool:
+        """Whether a multiple of separate_every, or the end, has come since the last validation."""
+        every, seen, history = (
+            self.config.separate_every,
+            self.state.samples_seen,
+            self.state.history,
+        )
+        if not every:
+            return False
+        previous = int(history[-1]["train/samples_seen"]) if history else 0
+        return seen >= self.config.total_samples or seen // every > previous // every
+
+    def _separate(self) -> dict[str, float]:
+        """Figures of a small separation and of sounds that the prior makes up."""
+        prior = self.state.ema.module
+        assert isinstance(prior, SpeechPrior | NoisePrior)
+        figures: dict[str, float] = {}
+        if self.progress:  # rank 0
+            steps = self.config.validation_sampler_steps
+            samples = unconditional(prior, self.clips.audio.shape[-1], steps)
+            figures = sample_figures(samples, self.job.config.diffusion.sigma_data)
+            signals = {str(number): sample for number, sample in enumerate(samples)}
+            seen, rate = self.state.samples_seen, self.job.sample_rate
+            self.tracker.log_audio(seen, signals, rate, panel="samples")
+        if self.mixtures is not None:
+            figures |= separation_figures(
+                prior,
+                self.mixtures,
+                self.config.validation_sampler_steps,
+                rank=self.worker.rank,
+                world_size=self.worker.world_size,
+            )
+        return figures
 
 
 def _crosses(seen: int, batch: int, every: int) -> bool:

@@ -1,6 +1,7 @@
 """Weights & Biases tracking of a run: losses, audio, spectrograms, settings; all that needs wandb.
 
-Tracking is a convenience: whatever goes wrong in it is one warning, and the run goes on without.
+Tracking is a convenience: whatever goes wrong in it is one warning, and the run goes on without. It
+has a thread of its own, so that a slow or silent server costs no time.
 Global rank 0 tracks; the other ranks, and runs with WANDB_MODE=disabled, get a tracker that does
 nothing.
 """
@@ -10,9 +11,11 @@ from __future__ import annotations
 import logging
 import netrc
 import os
+import queue
 import subprocess
+import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,9 @@ log = logging.getLogger(__name__)
 
 PROJECT = "davss"
 STEP = "train/samples_seen"
+QUEUE_SIZE = 2000  # figures and panels that wait for W&B
+PATIENCE = 60.0  # seconds that the end of a run waits for W&B
+INIT_TIMEOUT = 30.0  # seconds that the start of a run waits, in its thread
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,16 @@ class NullTracker:
     def log(self, samples_seen: int, metrics: dict[str, float]) -> None:
         """Do nothing."""
 
-    def log_audio(self, samples_seen: int, signals: dict[str, Tensor], sample_rate: int) -> None:
+    def log_audio(
+        self,
+        samples_seen: int,
+        signals: dict[str, Tensor],
+        sample_rate: int,
+        panel: str = "examples",
+    ) -> None:
+        """Do nothing."""
+
+    def log_prior(self, name: str, folder: Path, lineage: dict[str, Any]) -> None:
         """Do nothing."""
 
     def finish(self) -> None:
@@ -80,71 +95,158 @@ class NullTracker:
 
 
 class Tracker:
-    """A W&B run with its own step axis, `train/samples_seen`; the same id goes on with the run."""
+    """A W&B run with its own step axis, `train/samples_seen`; the same id goes on with the run.
 
-    def __init__(self, config: TrackingConfig, folder: Path) -> None:
-        import wandb
+    All of W&B happens in a thread of its own, its start too: calls only put work in a queue, and
+    what does not fit is dropped. `finish` waits `patience` seconds for the rest and no longer.
+    """
 
-        folder.mkdir(parents=True, exist_ok=True)
-        quiet = wandb.Settings(console="off", silent=True, init_timeout=30, x_disable_meta=False)
-        self._wandb = wandb
-        self._run: Any = wandb.init(
-            project=os.environ.get("WANDB_PROJECT", PROJECT),
-            id=config.run_id,
-            name=config.name,
-            resume="allow",
-            mode=config.mode,  # type: ignore[arg-type]
-            dir=str(folder),
-            config=config.settings,
-            settings=quiet,
-        )
-        self._run.define_metric(STEP)
-        self._run.define_metric("*", step_metric=STEP)
+    def __init__(
+        self,
+        config: TrackingConfig,
+        folder: Path,
+        *,
+        queue_size: int = QUEUE_SIZE,
+        patience: float = PATIENCE,
+    ) -> None:
+        self.patience, self.dropped = patience, 0
+        self._queue: queue.Queue[Callable[[Any], Any]] = queue.Queue(queue_size)
+        self._ended = threading.Event()
+        # a daemon: a W&B that hangs must not keep the process
+        self._thread = threading.Thread(target=self._work, args=(config, folder), daemon=True)
+        self._thread.start()
 
     def log(self, samples_seen: int, metrics: dict[str, float]) -> None:
         """Log figures by their names (`train/loss`, `valid/loss`, …)."""
-        self._guard(lambda run: run.log({STEP: samples_seen, **metrics}))
+        self._put(lambda run: run.log({STEP: samples_seen, **metrics}))
 
-    def log_audio(self, samples_seen: int, signals: dict[str, Tensor], sample_rate: int) -> None:
-        """Log signals (T,) as players, and one picture of their spectrograms above each other."""
+    def log_audio(
+        self,
+        samples_seen: int,
+        signals: dict[str, Tensor],
+        sample_rate: int,
+        panel: str = "examples",
+    ) -> None:
+        """Log signals (T,) as players `PANEL/NAME`, and one picture of their spectrograms above
+        each other.
+        """
+        self._put(lambda run: run.log({STEP: samples_seen, **players(signals, sample_rate, panel)}))
+
+    def log_prior(self, name: str, folder: Path, lineage: dict[str, Any]) -> None:
+        """Log the directory of a prior as an artifact by reference: nothing is uploaded but the
+        names and checksums of its files, and where it comes from.
+        """
 
         def send(run: Any) -> None:
-            panels: dict[str, Any] = {STEP: samples_seen}
-            for name, signal in signals.items():
-                audio = (signal / signal.abs().max().clamp_min(1e-9)).numpy()
-                panels[f"examples/{name}"] = self._wandb.Audio(audio, sample_rate=sample_rate)
-            picture = self._wandb.Image(spectrograms(signals), caption=", ".join(signals))
-            run.log({**panels, "examples/spectrograms": picture})
+            import wandb
 
-        self._guard(send)
+            artifact = wandb.Artifact(name, type="model", metadata=lineage)
+            artifact.add_reference(folder.resolve().as_uri())
+            run.log_artifact(artifact)
+
+        self._put(send)
 
     def finish(self) -> None:
-        """Write what is left and close the run."""
-        self._guard(lambda run: run.finish())
+        """Write what is left and close the run, if W&B does so in time."""
+        self._ended.set()
+        self._thread.join(self.patience)
+        if self._thread.is_alive():
+            log.warning("W&B is slow: its last figures are given up after %g s", self.patience)
 
-    def _guard(self, action: Callable[[Any], Any]) -> None:
-        """Do `action` with the run; on any error warn once and track no more."""
-        if self._run is None:
-            return
+    def _put(self, action: Callable[[Any], Any]) -> None:
         try:
-            action(self._run)
-        except Exception as error:
-            self._run = None
-            log.warning("W&B stopped (%s); training goes on untracked", _first_line(error))
+            self._queue.put_nowait(action)
+        except queue.Full:
+            self.dropped += 1
+            if self.dropped == 1:
+                log.warning("W&B is slow: figures are dropped, training goes on")
+
+    def _work(self, config: TrackingConfig, folder: Path) -> None:
+        """The thread: start the run, do what is queued; on any error warn once and do no more."""
+        run = _start_run(config, folder)
+        while not (self._ended.is_set() and self._queue.empty()):
+            try:
+                action = self._queue.get(timeout=0.1)
+            except queue.Empty:
+                continue
+            run = _attempt(run, action)
+        _attempt(run, lambda run: run.finish())
 
 
-def start(config: TrackingConfig, folder: Path, rank: int) -> Tracker | NullTracker:
-    """The tracker of this rank, its files under `folder`; offline if W&B cannot be reached."""
-    if rank != 0 or config.mode == "disabled":
-        return NullTracker()
+def _attempt(run: Any, action: Callable[[Any], Any]) -> Any:
+    """The run after `action`: None, with a warning, once something failed."""
+    if run is None:
+        return None
     try:
-        return Tracker(config, folder)
+        action(run)
+    except Exception as error:
+        log.warning("W&B stopped (%s); training goes on untracked", _first_line(error))
+        return None
+    return run
+
+
+def _start_run(config: TrackingConfig, folder: Path) -> Any:
+    """The W&B run, offline if W&B cannot be reached; None, with a warning, if that fails too."""
+    try:
+        return _open_run(config, folder)
     except Exception as error:
         log.warning("W&B does not start (%s)", _first_line(error))
     if config.mode == "offline":
+        return None
+    log.warning("W&B: this run is kept offline (`wandb sync` uploads it)")
+    _forget_failed_start()
+    return _start_run(replace(config, mode="offline"), folder)
+
+
+def _forget_failed_start() -> None:
+    """End W&B's service process, which still holds the id of the run that did not start."""
+    try:
+        import wandb
+
+        wandb.teardown(exit_code=1)
+    except Exception as error:
+        log.debug("W&B: %s", _first_line(error))
+
+
+def _open_run(config: TrackingConfig, folder: Path) -> Any:
+    import wandb
+
+    folder.mkdir(parents=True, exist_ok=True)
+    quiet = wandb.Settings(
+        console="off", silent=True, init_timeout=INIT_TIMEOUT, x_disable_meta=False
+    )
+    run = wandb.init(
+        project=os.environ.get("WANDB_PROJECT", PROJECT),
+        id=config.run_id,
+        name=config.name,
+        resume="allow",
+        mode=config.mode,  # type: ignore[arg-type]
+        dir=str(folder),
+        config=config.settings,
+        settings=quiet,
+    )
+    run.define_metric(STEP)
+    run.define_metric("*", step_metric=STEP)
+    return run
+
+
+def start(config: TrackingConfig, folder: Path, rank: int) -> Tracker | NullTracker:
+    """The tracker of this rank, its files under `folder`."""
+    if rank != 0 or config.mode == "disabled":
         return NullTracker()
-    offline = TrackingConfig(config.run_id, config.name, "offline", config.settings)
-    return start(offline, folder, rank)
+    return Tracker(config, folder)
+
+
+def players(signals: dict[str, Tensor], sample_rate: int, panel: str) -> dict[str, Any]:
+    """Signals (T,) for W&B: as sounds, each at its own peak, and as spectrograms."""
+    import wandb
+
+    shown: dict[str, Any] = {}
+    for name, signal in signals.items():
+        audio = (signal / signal.abs().max().clamp_min(1e-9)).numpy()
+        shown[f"{panel}/{name}"] = wandb.Audio(audio, sample_rate=sample_rate)
+    picture = wandb.Image(spectrograms(signals), caption=", ".join(signals))
+    return {**shown, f"{panel}/spectrograms": picture}
 
 
 def spectrograms(signals: dict[str, Tensor]) -> np.ndarray:

@@ -1,7 +1,12 @@
-"""Validation losses of a prior at fixed noise levels, on held-out clips with fixed noise.
+"""Validation of a prior at fixed noise levels, on held-out clips with fixed noise.
 
 The loss is the training loss (docs/method.md §2) at six sigmas between 0.001 and 1, and so the same
 measure in all runs: 1 is the loss of a Wiener filter for white noise, that of an untrained prior.
+
+The gain says the same in dB, against a baseline that sees the same noise: 10 log10(E|W(u) − x|² /
+E|D(u) − x|²). `valid/gain` takes for W the Wiener filter of a white Gaussian of RMS sigma_data;
+`valid/gain_over_spectrum` that of a stationary Gaussian with the average spectrum of the validation
+clips themselves, which no prior without knowledge of time can beat by much.
 """
 
 # Shape legend: B batch, T samples, V video frames, D visual feature size.
@@ -82,25 +87,54 @@ def validate(
     rank: int = 0,
     world_size: int = 1,
 ) -> dict[str, float]:
-    """Mean loss at each of SIGMAS and over all (`valid/loss…`); the ranks share the clips.
+    """Mean loss (`valid/loss…`) and gains in dB (`valid/gain…`, `valid/gain_over_spectrum…`) at
+    each of SIGMAS and over all; the ranks share the clips.
 
     Every rank must call this and gets the same figures. `prior` is the EMA module, in eval mode.
     """
     device = next(prior.parameters()).device
-    totals = torch.zeros(len(SIGMAS), dtype=torch.float64, device=device)
+    # per sigma: loss, and squared errors of the prior, the white and the spectral Wiener filter
+    totals = torch.zeros(4, len(SIGMAS), dtype=torch.float64, device=device)
     mine = list(range(rank, len(clips.keys), world_size))
+    spectrum = torch.fft.rfft(clips.audio).abs().square().mean(dim=0).to(device)
     for number, sigma in enumerate(SIGMAS):
         for begin in range(0, len(mine), batch_size):
             chosen = mine[begin : begin + batch_size]
             audio, lips, noise = _batch(clips, chosen, sigma, device)
-            error = _denoise(prior, audio + sigma * noise, sigma, lips) - audio
+            noisy = audio + sigma * noise
+            error = _denoise(prior, noisy, sigma, lips) - audio
             c_out_squared = sigma**2 * sigma_data**2 / (sigma**2 + sigma_data**2)
-            totals[number] += (error.double().square().mean(-1) / c_out_squared).sum()
+            totals[0, number] += (error.double().square().mean(-1) / c_out_squared).sum()
+            white = noisy * (sigma_data**2 / (sigma**2 + sigma_data**2)) - audio
+            coloured = wiener(noisy, sigma, spectrum) - audio
+            for row, each in enumerate((error, white, coloured), start=1):
+                totals[row, number] += each.double().square().mean(-1).sum()
     if world_size > 1:
         dist.all_reduce(totals)
-    losses = (totals / len(clips.keys)).tolist()
-    named = {f"valid/loss_sigma_{s:g}": loss for s, loss in zip(SIGMAS, losses, strict=True)}
-    return {"valid/loss": float(np.mean(losses)), **named}
+    losses = (totals[0] / len(clips.keys)).tolist()
+    return (
+        _by_sigma("valid/loss", losses)
+        | _by_sigma("valid/gain", _decibels(totals[2], totals[1]))
+        | _by_sigma("valid/gain_over_spectrum", _decibels(totals[3], totals[1]))
+    )
+
+
+def wiener(noisy: Tensor, sigma: float, spectrum: Tensor) -> Tensor:
+    """Denoiser (B, T) of stationary Gaussian signals: noisy (B, T) at sigma, spectrum (T/2 + 1,)
+    their mean |DFT|².
+    """
+    length = noisy.shape[-1]
+    gain = spectrum / (spectrum + sigma**2 * length)
+    return torch.fft.irfft(gain * torch.fft.rfft(noisy), n=length)
+
+
+def _by_sigma(name: str, values: list[float]) -> dict[str, float]:
+    named = {f"{name}_sigma_{sigma:g}": v for sigma, v in zip(SIGMAS, values, strict=True)}
+    return {name: float(np.mean(values)), **named}
+
+
+def _decibels(baseline: Tensor, error: Tensor) -> list[float]:
+    return (10 * torch.log10(baseline / error.clamp_min(1e-30))).tolist()
 
 
 @torch.no_grad()

@@ -1,7 +1,9 @@
 """The stage as it is run: real processes, real shards, Ray Train."""
 
 import json
+import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,9 +13,12 @@ from pathlib import Path
 import pandas
 import psutil
 import pytest
+import torch
 
 from davss.diffusion.prior import load_prior
 from davss.errors import DavssError
+from davss.training import checkpoint, loop
+from davss.training.launch import Resources
 from pipelines import train_prior
 from tests.training.conftest import write_corpus, write_params
 
@@ -93,6 +98,22 @@ def test_dry_run(project, monkeypatch, capsys):
     assert str(project / "storage/training/wham-") in shown
 
 
+def test_dry_run_of_the_papers_prior_without_corpora(project, capsys):
+    train_prior.main(["speech", "--dry-run", "--profile", "paper", "--gpus", "8"])
+    shown = capsys.readouterr().out
+    assert "workers:       8 on GPU, at most 2 clips each, 2 at a time" in shown
+    assert "steps:         200,000 (3,200,000 samples)" in shown
+    assert "× 3 × 1.25 TFLOP of a forward" in shown and "assumed" in shown
+    assert "state:         none yet: data/shards/voxceleb2/train.parquet: no such manifest" in shown
+    for flags, message in (
+        (["--dry-run", "--gpus", "0"], "--gpus 0"),
+        (["--dry-run", "--gpu-tflops", "-1"], "--gpu-tflops -1"),
+        (["--profile", "paper"], "for --dry-run only"),
+    ):
+        with pytest.raises(DavssError, match=message):
+            train_prior.main(["speech", *flags])
+
+
 def test_missing_manifests_name_their_stage(project):
     with pytest.raises(DavssError, match=r"pipelines\.shards wham"):
         train_prior.main(["wham"])
@@ -124,3 +145,45 @@ def test_unknown_key(project, monkeypatch):
     write_params(project, learning_rat=1.0)
     with pytest.raises(DavssError, match=r"noise_prior\.training\.learning_rat"):
         train_prior.main(["wham"])
+
+
+def run_here(name: str, params: Path):
+    """The stage without Ray: one worker, in this process."""
+    job = train_prior.make_job(name, params, Resources(1, 1, use_gpu=False), "disabled")
+    loop.train(job)
+    train_prior.export(job, checkpoint.load_newest(job.checkpoints))
+    return job
+
+
+def test_separations_on_the_way_and_warm_starts(project, monkeypatch):
+    write_corpus("voxceleb2", True, monkeypatch)
+    write_corpus("wham", False, monkeypatch)
+    small = {"total_samples": 16, "validate_every": 8, "separate_every": 16}
+    small |= {"validation_mixtures": 2, "validation_sampler_steps": 2}
+    speech = run_here("speech", write_params(project, **small))
+    history = pandas.read_csv("data/training/speech/history.csv")
+    assert history.samples_seen.tolist() == [8, 16]
+    assert history.valid_si_sdr_improvement.notna().tolist() == [False, True]
+    assert {"valid_gain", "valid_gain_sigma_0.063", "valid_sample_level"} <= set(history.columns)
+
+    noise = run_here("wham", write_params(project, **small))
+    assert "separates nothing: no training.validation_speech_prior" in noise.log_file.read_text()
+    given = write_params(project, **small, validation_speech_prior="data/priors/speech")
+    monkeypatch.setenv("DAVSS_STORAGE", str(project / "elsewhere"))
+    shutil.copytree("storage/shards", "elsewhere/shards")
+    again = run_here("wham", given)
+    assert again.tracking.run_id == noise.tracking.run_id  # it changes no weight
+    metrics = json.loads(Path("data/training/wham/metrics.json").read_text())
+    assert math.isfinite(metrics["valid_si_sdr_improvement"])
+
+    warm = write_params(project, **small, init_from="data/priors/speech")
+    monkeypatch.delenv("DAVSS_STORAGE")
+    job = train_prior.make_job("speech", warm, Resources(1, 1, use_gpu=False), "disabled")
+    assert job.tracking.run_id != speech.tracking.run_id
+    source = load_prior("data/priors/speech").network.state_dict()
+    for weight, value in job.build_prior().network.state_dict().items():
+        assert torch.equal(value, source[weight]), weight
+    trained = run_here("speech", warm)
+    lineage = load_prior("data/priors/speech").info.training
+    assert lineage["init_from"] == job.tracking.settings["init_from"]
+    assert trained.tracking.run_id == job.tracking.run_id

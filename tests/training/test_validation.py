@@ -42,16 +42,45 @@ def white_clips(count: int = 4) -> ValidationClips:
 
 
 def test_the_loss_of_the_wiener_denoiser_is_one():
-    losses = validate(Wiener(), white_clips(), SIGMA_DATA, batch_size=3)
-    assert list(losses) == ["valid/loss"] + [f"valid/loss_sigma_{sigma:g}" for sigma in SIGMAS]
-    assert all(loss == pytest.approx(1, abs=0.03) for loss in losses.values())
+    figures = validate(Wiener(), white_clips(), SIGMA_DATA, batch_size=3)
+    for name, value in (("loss", 1), ("gain", 0)):
+        keys = [f"valid/{name}"] + [f"valid/{name}_sigma_{sigma:g}" for sigma in SIGMAS]
+        assert [figures[key] for key in keys] == pytest.approx([value] * len(keys), abs=0.03)
+
+
+class Halved(Wiener):
+    """Errs by half as much as the Wiener filter of white noise, whatever it is shown."""
+
+    def __init__(self, clips):
+        super().__init__()
+        self.audio = clips.audio
+
+    def forward(self, u, sigma, lips=None):
+        return (super().forward(u, sigma) + self.audio) / 2
+
+
+def test_half_the_error_is_six_decibels_of_gain():
+    clips = white_clips()
+    figures = validate(Halved(clips), clips, SIGMA_DATA, batch_size=4)
+    gains = [figures[f"valid/gain_sigma_{sigma:g}"] for sigma in SIGMAS]
+    assert gains == pytest.approx([20 * math.log10(2)] * len(SIGMAS), abs=1e-4)
+    assert figures["valid/gain"] == pytest.approx(20 * math.log10(2), abs=1e-4)
+
+
+def test_the_spectral_baseline_knows_the_spectrum():
+    time = torch.arange(20_000)
+    tones = 0.05 * math.sqrt(2) * torch.sin(2 * math.pi * 0.1 * time)[None]
+    clips = ValidationClips(tones, None, ("a",))
+    figures = validate(Wiener(), clips, SIGMA_DATA, batch_size=2)
+    assert figures["valid/gain"] == pytest.approx(0, abs=0.01)
+    assert figures["valid/gain_over_spectrum_sigma_0.25"] < -20  # a tone is all but known
 
 
 def test_batch_size_and_repetition_change_nothing():
     clips = white_clips()
     first = validate(Wiener(), clips, SIGMA_DATA, batch_size=4)
     second = validate(Wiener(), clips, SIGMA_DATA, batch_size=1)
-    assert first == pytest.approx(second, rel=1e-6)
+    assert first == pytest.approx(second, rel=1e-6, abs=1e-6)
 
 
 def test_examples():
