@@ -85,7 +85,8 @@ def launch(job: TrainingJob, resources: Resources) -> None:
     _error_file(job).unlink(missing_ok=True)
     print(f"{job.name} starts on {_describe(resources)}", file=sys.stderr, flush=True)
     slots = resources.num_workers * resources.threads
-    with sigterm_writes(_stop_file(job)), ray_running(slots), shown(job.log_file):
+    # Ray sets a handler of SIGTERM of its own when it starts: ours comes after.
+    with ray_running(slots), sigterm_writes(_stop_file(job)), shown(job.log_file):
         trainer = TorchTrainer(
             _work,
             train_loop_config={"job": job, "threads": resources.threads},
