@@ -20,7 +20,7 @@ _stderr_lock = threading.Lock()
 
 
 def require_file(path: str | Path) -> Path:
-    """Path of an existing, non-empty file that may be read; raises DavssError naming it otherwise."""
+    """Path of a non-empty file that may be read; raises DavssError naming it otherwise."""
     path = Path(path)
     if not path.is_file():
         raise DavssError(f"{path}: no such file; check the path")
