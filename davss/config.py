@@ -208,6 +208,7 @@ class MixturesConfig:
     seconds: Positive = 4.0
     sir_db: tuple[float, ...] = (0.0, 5.0)
     snr_db: tuple[float, float] = (0.0, 10.0)
+    list: str | None = None  # path of a test list of pairs, in place of the first two
 
 
 @_settings

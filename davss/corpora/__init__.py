@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from davss.corpora.listing import S3
+from davss.corpora.listing import S3, list_folder
 from davss.errors import DavssError
 
 SPLITS = ("train", "valid", "test")
@@ -44,7 +44,7 @@ def require_root(root: str | Path, setting: str, layout: str) -> None:
     root = Path(root)
     if not root.is_dir():
         raise DavssError(f"{root}: no such folder; expected {layout}; set {setting}.root")
-    if next(root.iterdir(), None) is None:
+    if not list_folder(root):
         raise DavssError(f"{root}: the folder is empty; expected {layout}; set {setting}.root")
 
 

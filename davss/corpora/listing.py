@@ -33,26 +33,40 @@ def has_folder(root: str | Path, folder: str) -> bool:
 
 
 def _walk(directory: str, prefix: str) -> Iterator[str]:
-    for entry in _entries(directory):
+    for entry in list_folder(directory):
         try:
             entry.name.encode()
         except UnicodeEncodeError:
             raise DavssError(
                 f"{directory}/{entry.name!a}: its name is not UTF-8; rename it"
             ) from None
-        if entry.is_dir():
+        if _is_folder(entry):
             yield from _walk(entry.path, f"{prefix}{entry.name}/")
         else:
             yield prefix + entry.name
 
 
-def _entries(directory: str) -> list[os.DirEntry[str]]:
+def list_folder(directory: str | Path) -> list[os.DirEntry[str]]:
+    """What a folder of this machine holds but hidden files, sorted; DavssError if it may not be
+    read.
+    """
     try:
         with os.scandir(directory) as entries:
             seen = [entry for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
-        raise DavssError(
-            f"{directory}: cannot be listed ({error.strerror}); mend its permissions or leave it "
-            "out of the corpus"
-        ) from None
+        raise _unlisted(str(directory), error) from None
     return sorted(seen, key=lambda entry: entry.name)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:  # a link that leads back to a folder above it
+        raise _unlisted(entry.path, error) from None
+
+
+def _unlisted(directory: str, error: OSError) -> DavssError:
+    return DavssError(
+        f"{directory}: cannot be listed ({error.strerror}); mend its permissions or leave it out "
+        "of the corpus"
+    )

@@ -20,6 +20,7 @@ import pandas
 
 from davss.config import MixturesConfig
 from davss.errors import DavssError
+from davss.evaluation.lists import keys_of
 from davss.shards.contract import Clip, frames_of, samples_per_frame
 from davss.shards.reader import ShardReader
 
@@ -42,7 +43,8 @@ class Mixture:
 def plan_mixtures(
     speech: ShardReader, noise: ShardReader, config: MixturesConfig, condition: str, seed: int
 ) -> pandas.DataFrame:
-    """One row per mixture of `condition`, `per_num_speakers` for every K; deterministic.
+    """One row per mixture of `condition`, `per_num_speakers` for every K; deterministic. With
+    `config.list` one row per pair of that list, in its order.
 
     Columns: key, condition, num_speakers, speech_keys, speech_offsets (video frames), speech_gains,
     noise_key, noise_offset (samples), noise_gain, sir_db (NaN for K = 1), snr_db, seconds,
@@ -52,8 +54,9 @@ def plan_mixtures(
     rate, num_samples = _common_rate(speech, noise), round(config.seconds * speech.sample_rate)
     talkers = _long_enough(speech, num_samples, config.seconds)
     noises = sorted(_long_enough(noise, num_samples, config.seconds).key)
+    given = None if config.list is None else keys_of(config.list, speech.clips, set(talkers.key))
     speakers = {name: sorted(rows.key) for name, rows in talkers.groupby("speaker")}
-    if len(speakers) < max(config.num_speakers):
+    if given is None and len(speakers) < max(config.num_speakers):
         raise DavssError(
             f"{speech.manifest}: {len(speakers)} speakers with clips of {config.seconds:g} s, "
             "too few for "
@@ -61,11 +64,13 @@ def plan_mixtures(
             "speakers"
         )
     rows = []
-    for count in config.num_speakers:
-        for index in range(config.per_num_speakers):
+    for count in config.num_speakers if given is None else [2]:
+        for index in range(config.per_num_speakers if given is None else len(given)):
             row: dict[str, Any] = {"key": f"{condition}-k{count}-{index:04d}"}
             row |= {"condition": condition, "num_speakers": count}
-            row |= _plan_speech(speech, speakers, num_samples, count, config, (seed, count, index))
+            name = (seed, count, index)
+            keys = None if given is None else given[index]
+            row |= _plan_speech(speech, speakers, num_samples, count, config, name, keys)
             row |= _plan_noise(noise, noises, num_samples, config, (seed, row["key"]))
             row |= {"seconds": num_samples / rate, "sample_rate": rate, "seed": seed}
             rows.append(_set_levels(row, speech, noise))
@@ -104,11 +109,15 @@ def _plan_speech(
     count: int,
     config: MixturesConfig,
     name: tuple[int, int, int],
+    keys: list[str] | None,
 ) -> dict[str, Any]:
-    """Distinct speakers, a clip of each, and a segment of each clip in which they speak."""
+    """Distinct speakers, a clip of each or those of `keys`, and a segment of each in which they
+    speak.
+    """
     rng = _generator("speech", *name)
-    chosen = rng.choice(sorted(speakers), size=count, replace=False)
-    keys = [str(rng.choice(speakers[speaker])) for speaker in chosen]
+    if keys is None:
+        chosen = rng.choice(sorted(speakers), size=count, replace=False)
+        keys = [str(rng.choice(speakers[speaker])) for speaker in chosen]
     offsets = [_active_offset(speech[key], num_samples, rng) for key in keys]
     sir_db = float(rng.choice(config.sir_db)) if count > 1 else float("nan")
     return {"speech_keys": keys, "speech_offsets": offsets, "sir_db": sir_db}

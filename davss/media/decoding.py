@@ -20,12 +20,18 @@ _stderr_lock = threading.Lock()
 
 
 def require_file(path: str | Path) -> Path:
-    """Path of an existing, non-empty file; raises DavssError naming it otherwise."""
+    """Path of a non-empty file that may be read; raises DavssError naming it otherwise."""
     path = Path(path)
     if not path.is_file():
         raise DavssError(f"{path}: no such file; check the path")
     if path.stat().st_size == 0:
         raise DavssError(f"{path}: the file is empty (0 bytes); copy it again")
+    try:
+        open(path, "rb").close()
+    except OSError as error:
+        raise DavssError(
+            f"{path}: cannot be read ({error.strerror}); mend its permissions"
+        ) from None
     return path
 
 
