@@ -22,15 +22,14 @@ from dataclasses import dataclass
 from multiprocessing.pool import Pool
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from benchmarks.drawn import as_drawn
 from davss.allocator import keep_freed_memory
 from davss.config import NetworkConfig, SamplerConfig
 from davss.diffusion.guidance import plan_branches
 from davss.diffusion.prior import NoisePrior, SpeechPrior
 from davss.diffusion.schedule import sigma_schedule
-from davss.networks import layers
 from davss.posterior import sample
 from davss.posterior.inputs import VIDEO_RATE
 from davss.posterior.likelihood import reconstruction_loss
@@ -178,7 +177,8 @@ def run_reference(task: Task) -> tuple[float, Tensor]:
     """Seconds and sources of the reference."""
     mixture, lips = make_mixture(task)
     speech, noise = make_priors(task.nf)
-    as_drawn(speech), as_drawn(noise)
+    as_drawn(speech)
+    as_drawn(noise)
     return timed(lambda: straightforward(speech, noise, mixture, lips, task.sampler))
 
 
@@ -216,29 +216,6 @@ def make_priors(nf: int) -> tuple[SpeechPrior, NoisePrior]:
                 torch.nn.init.normal_(parameter, std=0.03)
         prior.eval().requires_grad_(False)
     return priors
-
-
-def as_drawn(prior: nn.Module) -> None:
-    """Compute the layers of a network one after the other, as they are drawn."""
-    for layer in prior.modules():
-        if isinstance(layer, nn.GroupNorm):
-            layer.__class__ = nn.GroupNorm
-        elif isinstance(layer, layers.ResnetBlock):
-            layer.__class__ = DrawnBlock
-
-
-class DrawnBlock(layers.ResnetBlock):
-    """The residual block of NCSN++ without rearrangement."""
-
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        h = F.silu(self.GroupNorm_0(x))
-        if self.resample:
-            h, x = self.resample(h), self.resample(x)
-        h = self.Conv_0(h) + self.Dense_0(F.silu(embedding))[:, :, None, None]
-        h = self.Conv_1(F.silu(self.GroupNorm_1(h)))
-        if hasattr(self, "Conv_2"):
-            x = self.Conv_2(x)
-        return (x + h) * layers.RESCALE
 
 
 def straightforward(

@@ -1,17 +1,20 @@
 """Speed of training: the step against a plain loop, the loader alone, memory over many steps.
 
 Run `python -m benchmarks.training [step] [loader] [memory]`; the rows go to docs/benchmarks.md.
-The plain loop is what the repositories of this method's lineage do, written out: float32, whole
-clips decoded with soundfile and then cropped, `Adam`, an average parameter by parameter.
+The plain loop is what the repositories of this method's lineage do, written out: float32, default
+memory layout, the network layer by layer, whole clips decoded and then cropped, `Adam`, an average
+parameter by parameter. Both loops have a process of their own and take turns.
 """
 
 from __future__ import annotations
 
 import copy
+import multiprocessing
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
 from pathlib import Path
 
@@ -20,6 +23,8 @@ import psutil
 import torch
 import webdataset
 
+from benchmarks.drawn import as_drawn
+from davss.allocator import keep_freed_memory
 from davss.config import DiffusionConfig, NetworkConfig, TrainingConfig
 from davss.diffusion.prior import NoisePrior, PriorInfo
 from davss.shards.contract import decode, encode
@@ -84,6 +89,7 @@ def plain_steps(shard: Shard, crop: int, batch: int) -> Iterator[None]:
     """The plain loop."""
     torch.manual_seed(0)
     prior = NoisePrior(PriorInfo(RATE, SMALL, DIFFUSION)).train()
+    as_drawn(prior)
     average = copy.deepcopy(prior).requires_grad_(False)
     optimiser = torch.optim.Adam(prior.parameters(), lr=1e-4)
     low, high = DIFFUSION.sigma_min ** (1 / 10), DIFFUSION.sigma_max ** (1 / 10)
@@ -121,30 +127,50 @@ def davss_steps(
         yield
 
 
-def timed(steps: Iterator[None], count: int) -> list[float]:
-    """Seconds of `count` steps."""
-    seconds = []
+running: Iterator[None]  # the loop of this process, and what its steps waited for batches
+waits: list[float] = []
+
+
+def begin(ours: bool, shard: Shard, crop: int, batch: int) -> None:
+    """Make this process the one of a loop."""
+    global running
+    torch.set_num_threads(1)
+    if ours:
+        keep_freed_memory()
+        config = TrainingConfig(global_batch_size=batch)
+        running = davss_steps(loader(shard, crop, batch, num_workers=1), SMALL, config, waits)
+    else:
+        running = plain_steps(shard, crop, batch)
+
+
+def timed(count: int) -> tuple[list[float], float]:
+    """Seconds of each of `count` steps of this process's loop, and of waits for batches in all."""
+    before, seconds = sum(waits), []
     for _ in range(count):
         began = time.perf_counter()
-        next(steps)
+        next(running)
         seconds.append(time.perf_counter() - began)
-    return seconds
+    return seconds, sum(waits) - before
 
 
 def measure_step(shard: Shard, batch: int = 4, crop: int = 32_000, rounds: int = 6) -> None:
     """Both loops in turn, two steps each, on one thread; medians."""
-    torch.set_num_threads(1)
-    config = TrainingConfig(global_batch_size=batch)
-    waits: list[float] = []
-    ours = davss_steps(loader(shard, crop, batch, num_workers=1), SMALL, config, waits)
-    plain = plain_steps(shard, crop, batch)
-    timed(ours, 2), timed(plain, 2)
+    context = multiprocessing.get_context("spawn")
+    setting = (shard, crop, batch)
+    # not daemons: the loader has processes of its own
+    pools = [ProcessPoolExecutor(1, context, begin, (ours, *setting)) for ours in (False, True)]
     seconds: tuple[list[float], list[float]] = ([], [])
-    for _ in range(rounds):
-        seconds[0].extend(timed(plain, 2))
-        seconds[1].extend(timed(ours, 2))
+    waited = 0.0
+    for number in range(rounds + 1):
+        for times, pool in zip(seconds, pools, strict=True):
+            took, waited_now = pool.submit(timed, 2).result()
+            if number:  # a first round warms up
+                times.extend(took)
+                waited += waited_now
+    for pool in pools:
+        pool.shutdown()
     old, new = (float(np.median(each)) for each in seconds)
-    wait = sum(waits[2:]) / sum(seconds[1])
+    wait = waited / sum(seconds[1])
     print(f"| plain loop, nf 16, batch {batch} × 2 s, one thread | {batch / old:.2f} samples/s |")
     print(f"| davss, the same | {batch / new:.2f} samples/s, {old / new:.2f} × |")
     print(f"| wait for the loader | {100 * wait:.2f} % of the step |")

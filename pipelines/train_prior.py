@@ -390,7 +390,8 @@ def _visual_encoder(manifests: Path, reader: ShardReader) -> Path:
             f"{path}: no such file; make it with `python -m pipelines.shards {SPEECH_CORPUS}`"
         )
     dim = load_visual_encoder(manifests).dim
-    lips = reader[reader.clips.key.iloc[0]].lips
+    seen = reader.clips.key[reader.clips.num_frames > 0]
+    lips = None if seen.empty else reader[seen.iloc[0]].lips
     found = None if lips is None else lips.shape[1]
     if found != dim:
         raise DavssError(

@@ -91,6 +91,13 @@ class MouthFinder:
                 f"{name}: the face is seen from the side in {100 * quality.turned:.0f} % of its "
                 "frames; give a video that shows it from the front"
             )
+        first, last = np.flatnonzero(track.found)[[0, -1]]
+        at_ends = max(int(first), len(track.found) - 1 - int(last))
+        if self.max_gap is not None and at_ends > min(SMOOTHING, self.max_gap):
+            raise DavssError(
+                f"{name}: no face in the {'first' if first == at_ends else 'last'} "
+                f"{at_ends / FPS:.2f} s, where there is nothing to interpolate from; cut them off"
+            )
         start, length = _longest_gap(track.found)
         if self.max_gap is not None and length > self.max_gap:
             raise DavssError(

@@ -67,6 +67,17 @@ def test_short_gaps_are_bridged_and_long_ones_refused(finder: MouthFinder) -> No
         finder(frames)
 
 
+@pytest.mark.parametrize(("gap", "end"), [(slice(0, 7), "first"), (slice(33, 40), "last")])
+def test_a_gap_at_an_end_has_nothing_to_be_bridged_from(gap: slice, end: str) -> None:
+    frames, _ = draw()
+    frames[gap] = 128
+    with pytest.raises(DavssError, match=f"no face in the {end} 0.28 s, .*; cut them off"):
+        MouthFinder(max_gap=12)(frames)
+    frames[gap] = draw()[0][gap]
+    frames[gap.start : gap.start + 1] = 128  # a frame or a few are their neighbour's
+    assert MouthFinder(max_gap=12)(frames).found.sum() == 39
+
+
 def test_crops_do_not_depend_on_the_size_of_the_picture(finder: MouthFinder) -> None:
     frames, _ = draw(8)
     mouth = finder(frames)
