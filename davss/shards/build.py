@@ -23,7 +23,7 @@ from davss.networks import braven, eigenlips, visual
 from davss.networks.eigenlips import Eigenlips
 from davss.networks.visual import BravenLips, save_visual_encoder
 from davss.ray_session import ray_running
-from davss.shards import contract, plan, sample, tasks, writer
+from davss.shards import contract, plan, sample, sources, tasks, writer
 from davss.shards.contract import FPS
 from davss.shards.manifests import write_manifests
 from davss.shards.plan import ClipTable, PlannedShard, plan_shards
@@ -34,7 +34,7 @@ from davss.storage import Store, code_digests, open_store, publish
 
 # Shards made by other code are made again; the manifests change only if the shards do.
 _MEDIA = (audio, decoding, faces, mouth, rois, tracks, video, filters)
-_CODE = (*_MEDIA, eigenlips, braven, visual, contract, plan, sample, writer)
+_CODE = (*_MEDIA, eigenlips, braven, visual, contract, plan, sample, sources, writer)
 _SAMPLED = 32  # clips whose length is looked at to say how many fill a shard
 
 
