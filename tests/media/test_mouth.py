@@ -10,7 +10,8 @@ import pytest
 from davss.corpora.demo_face import Motion, Portrait
 from davss.corpora.demo_head import draw_identity
 from davss.errors import DavssError
-from davss.media.mouth import STABLE, MouthFinder, crop_mouths, opening
+from davss.media.faces import LEFT_EYE, RIGHT_EYE
+from davss.media.mouth import NOSE_TIP, STABLE, MouthFinder, crop_mouths, opening
 from davss.media.video import read_video
 
 REAL_FACES = Path(__file__).parents[3] / "shared" / "corpora" / "voxceleb2" / "test" / "mp4"
@@ -65,6 +66,19 @@ def test_short_gaps_are_bridged_and_long_ones_refused(finder: MouthFinder) -> No
     frames[:12] = 128
     with pytest.raises(DavssError, match="no face found in 38 % of its frames"):
         finder(frames)
+
+
+def test_a_face_whose_nose_is_beside_its_eyes_is_seen_from_the_side(
+    finder: MouthFinder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames, _ = draw(8)
+    tracks = finder._follow(frames)
+    points = tracks[0].landmarks
+    eyes = points[:, LEFT_EYE] - points[:, RIGHT_EYE]
+    points[:6, NOSE_TIP] += 0.7 * eyes[:6]
+    monkeypatch.setattr(finder, "_follow", lambda _: tracks)
+    with pytest.raises(DavssError, match="x.mp4: the face is seen from the side in 75 % of its"):
+        finder(frames, "x.mp4")
 
 
 def test_crops_do_not_depend_on_the_size_of_the_picture(finder: MouthFinder) -> None:
