@@ -10,7 +10,8 @@ import pytest
 from davss.corpora.demo_face import Motion, Portrait
 from davss.corpora.demo_head import draw_identity
 from davss.errors import DavssError
-from davss.media.mouth import STABLE, MouthFinder, crop_mouths, opening
+from davss.media.faces import LEFT_EYE, RIGHT_EYE
+from davss.media.mouth import NOSE_TIP, STABLE, MouthFinder, crop_mouths, opening
 from davss.media.video import read_video
 
 REAL_FACES = Path(__file__).parents[3] / "shared" / "corpora" / "voxceleb2" / "test" / "mp4"
@@ -76,6 +77,19 @@ def test_a_gap_at_an_end_has_nothing_to_be_bridged_from(gap: slice, end: str) ->
     frames[gap] = draw()[0][gap]
     frames[gap.start : gap.start + 1] = 128  # a frame or a few are their neighbour's
     assert MouthFinder(max_gap=12)(frames).found.sum() == 39
+
+
+def test_a_face_whose_nose_is_beside_its_eyes_is_seen_from_the_side(
+    finder: MouthFinder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames, _ = draw(8)
+    tracks = finder._follow(frames)
+    points = tracks[0].landmarks
+    eyes = points[:, LEFT_EYE] - points[:, RIGHT_EYE]
+    points[:6, NOSE_TIP] += 0.7 * eyes[:6]
+    monkeypatch.setattr(finder, "_follow", lambda _: tracks)
+    with pytest.raises(DavssError, match="x.mp4: the face is seen from the side in 75 % of its"):
+        finder(frames, "x.mp4")
 
 
 def test_crops_do_not_depend_on_the_size_of_the_picture(finder: MouthFinder) -> None:
