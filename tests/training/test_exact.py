@@ -122,7 +122,8 @@ def test_parts_are_one_batch_to_rounding(project, monkeypatch, losses):
     assert losses == pytest.approx(whole, rel=1e-5)
     one, two = weights(project / "whole"), weights(project / "parts")
     for name, value in one.items():
-        torch.testing.assert_close(value, two[name], rtol=1e-3, atol=1e-5)
+        # Adam makes steps of the same size of gradients that are nothing but rounding
+        torch.testing.assert_close(value, two[name], rtol=1e-2, atol=2e-4)
 
 
 @pytest.mark.parametrize("setting", ["precision", "channels_last", "fused_optimiser"])

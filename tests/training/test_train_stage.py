@@ -103,7 +103,7 @@ def test_dry_run_of_the_papers_prior_without_corpora(project, capsys):
     shown = capsys.readouterr().out
     assert "workers:       8 on GPU, at most 2 clips each, 2 at a time" in shown
     assert "steps:         200,000 (3,200,000 samples)" in shown
-    assert "× 3 × 1.25 TFLOP of a forward" in shown and "assumed" in shown
+    assert "× 3 × 1.12 TFLOP of a forward" in shown and "assumed" in shown
     assert "state:         none yet: data/shards/voxceleb2/train.parquet: no such manifest" in shown
     for flags, message in (
         (["--dry-run", "--gpus", "0"], "--gpus 0"),
