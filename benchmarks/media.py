@@ -88,7 +88,7 @@ def time_parts(paths: Sequence[Path]) -> dict[str, float]:
         tracks = follow(frames)
         followed = clock()
         track, _ = choose(tracks, frames.shape[1:3], 0.0, str(path))
-        crop_mouths(frames, track.landmarks)
+        crop_mouths(frames[track.found], track.landmarks[track.found])
         spent.update(frames=len(frames))
         spent["decode the sound"] += sound - begin
         spent["decode the picture"] += decoded - sound
