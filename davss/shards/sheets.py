@@ -13,7 +13,7 @@ import numpy as np
 
 from davss.config import ShardsConfig
 from davss.corpora import SPLITS, RawClip
-from davss.errors import DavssError
+from davss.errors import DavssError, StorageError
 from davss.shards.sample import Mouths, read_mouth
 from davss.shards.sources import on_this_machine
 from davss.storage import publish
@@ -72,6 +72,8 @@ def _rows(clips: list[RawClip], config: ShardsConfig) -> Iterator[np.ndarray]:
         try:
             with TemporaryDirectory() as scratch, on_this_machine(clip, Path(scratch)) as local:
                 mouths = read_mouth(local, config)
+        except StorageError:
+            raise  # the fault of no clip
         except DavssError:
             continue  # a reject, whose reason is in rejects.parquet
         count += 1
