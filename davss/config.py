@@ -94,6 +94,18 @@ class NetworkConfig:
     n_fft: Count = 510
     hop_length: Count = 128
     fourier_scale: Positive = 16.0
+    spectral: bool = False  # see frequency, level and mean level of each bin, and give it a gain
+
+
+@_settings
+class AugmentConfig:
+    """Variations of training crops (davss/shards/augment.py), for noise; none by default."""
+
+    sum_fraction: Fraction = 0.0  # of the crops get another one added,
+    sum_db: tuple[float, float] = (-15.0, 0.0)  # changed by so much
+    speed: tuple[Positive, Positive] = (1.0, 1.0)  # lowest and highest, drawn log-uniformly
+    colour_db: NonNegative = 0.0  # standard deviation of an octave's gain
+    reverse: bool = False  # half of the crops are played backwards
 
 
 @_settings
@@ -104,6 +116,7 @@ class DiffusionConfig:
     sigma_min: Positive = 1e-5
     sigma_max: Positive = 10.0
     rho: Positive = 10.0
+    lognormal: tuple[float, Positive] | None = None  # mean, std of ln sigma instead of rho's law
     lips_dropout: Fraction = 0.2
     gain_db: tuple[float, float] = (-10.0, 5.0)
 
@@ -134,6 +147,7 @@ class TrainingConfig:
     keep_checkpoints: Count = 2  # the newest; the best one is kept besides
     loader_workers: Annotated[int, Field(ge=0)] = 2
     shuffle_buffer: Count = 100_000  # clips that are shuffled among each other, about
+    augment: AugmentConfig = AugmentConfig()
     audio_only_corpus: str | None = None  # data/shards/NAME: speech without lips, mixed in
     audio_only_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the clips of a run
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 on GPUs
@@ -184,7 +198,7 @@ class ShardsConfig:
     """Raw clips into WebDataset shards (design: shard contract v1)."""
 
     sample_rate: Count = 16_000
-    visual_encoder: Literal["eigenlips", "braven"] = "eigenlips"
+    visual_encoder: Literal["eigenlips", "lipsound", "braven"] = "eigenlips"
     braven_checkpoint: str | None = None  # path of the public file, for visual_encoder braven
     num_components: Count = 48
     encoder_fit_clips: Count = 2000

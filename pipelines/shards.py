@@ -1,6 +1,6 @@
 """Stage: one raw corpus → WebDataset shards in the storage, manifests in data/shards/CORPUS.
 
-    python -m pipelines.shards {voxceleb2,wham,dns} [--params params.yaml]
+    python -m pipelines.shards {voxceleb2,speech,wham,dns} [--params params.yaml]
 
 Shards go to $DAVSS_STORAGE (or ./storage); the stage's outputs name them by sha256.
 """
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from davss.config import CorpusConfig, ShardsConfig, load_section
-from davss.corpora import RawClip, dns, voxceleb2, wham
+from davss.corpora import RawClip, dns, speech, voxceleb2, wham
 from davss.shards.build import build_shards, given_encoder
 from davss.shards.sheets import Watched, write_sheets
 from davss.storage import shard_store
@@ -20,20 +20,22 @@ from pipelines import run
 
 
 def scan(corpus: str, corpus_config: CorpusConfig, config: ShardsConfig) -> Iterator[RawClip]:
-    """Clips of one of the three corpora."""
+    """Clips of one of the corpora."""
     root = corpus_config.root
     if corpus == "voxceleb2":
         by, without_video = config.validation_by, corpus_config.without_video
         return voxceleb2.scan(root, config.validation_fraction, by, without_video)
     if corpus == "wham":
         return wham.scan(root, corpus_config.augmented)
+    if corpus == "speech":
+        return speech.scan(root, corpus_config.split_fractions)
     return dns.scan(root, corpus_config.split_fractions)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Build the shards of one corpus."""
     parser = argparse.ArgumentParser(prog="pipelines.shards", description=__doc__.split("\n")[0])
-    parser.add_argument("corpus", choices=["voxceleb2", "wham", "dns"])
+    parser.add_argument("corpus", choices=["voxceleb2", "speech", "wham", "dns"])
     parser.add_argument("--params", default="params.yaml", help="settings (default: params.yaml)")
     arguments = parser.parse_args(argv)
     corpus = arguments.corpus

@@ -34,7 +34,7 @@ from davss.networks import film, layers, ncsnpp
 from davss.networks.eigenlips import Eigenlips
 from davss.networks.visual import BRAVEN, EIGENLIPS, BravenLips, load_visual_encoder
 from davss.profiling.forecast import ASSUMED_TFLOPS
-from davss.shards import contract, loader, order
+from davss.shards import augment, contract, loader, order
 from davss.shards.loader import training_loader, training_shards
 from davss.shards.reader import ShardReader
 from davss.storage import code_digests, publish, sha256, shard_store, storage_root
@@ -51,7 +51,8 @@ log = logging.getLogger("davss.train_prior")
 
 SPEECH, SPEECH_CORPUS = "speech", "voxceleb2"
 # Other code makes another run, which starts anew instead of going on; dvc.yaml lists these files.
-_CODE = (denoiser, loss, schedule, film, layers, ncsnpp, contract, loader, order, ema, loop)
+_DENOISER = (denoiser, loss, schedule, film, layers, ncsnpp)
+_CODE = (*_DENOISER, augment, contract, loader, order, ema, loop)
 # Settings that change no weight, but for rounding. What `init_from` names is among the data.
 _HOW = {
     *("max_batch_per_worker", "loader_workers", "keep_checkpoints", "hang_factor", "hang_seconds"),
@@ -145,6 +146,7 @@ def make_job(name: str, params: Path, resources: launch.Resources, mode: str) ->
             audio_only=audio_only,
             audio_only_fraction=training.audio_only_fraction,
             cache=storage_root().resolve() / "cache",
+            augment=training.augment,
         ),
         validation_clips=partial(
             load_clips,

@@ -37,6 +37,16 @@ def hash_fraction(text: str) -> float:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
 
 
+def split_of(text: str, fractions: tuple[float, float, float], setting: str) -> str:
+    """The split, train/valid/test in `fractions`, to which the hash of `text` leads."""
+    if abs(sum(fractions) - 1) > 1e-6:
+        raise DavssError(f"{setting}.split_fractions: {list(fractions)} do not sum to 1")
+    fraction = hash_fraction(text)
+    if fraction < fractions[0]:
+        return SPLITS[0]
+    return SPLITS[1] if fraction < fractions[0] + fractions[1] else SPLITS[2]
+
+
 def require_root(root: str | Path, setting: str, layout: str) -> None:
     """Raise DavssError unless `root` is a directory with something in it; buckets are not asked."""
     if str(root).startswith(S3):

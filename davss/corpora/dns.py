@@ -10,16 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from davss.corpora import (
-    SPLITS,
     RawClip,
-    hash_fraction,
     place,
     require_root,
+    split_of,
     tell,
     wrong_layout,
 )
 from davss.corpora.listing import has_folder, list_files
-from davss.errors import DavssError
 from davss.shards.contract import make_key
 
 SETTING = "corpora.dns"
@@ -32,8 +30,6 @@ def scan(root: str | Path, split_fractions: tuple[float, float, float]) -> Itera
 
     `root` is the release or the folder of its noise files.
     """
-    if abs(sum(split_fractions) - 1) > 1e-6:
-        raise DavssError(f"{SETTING}.split_fractions: {list(split_fractions)} do not sum to 1")
     require_root(root, SETTING, LAYOUT)
     folders = [folder for folder in _FOLDERS if has_folder(root, folder)] or [""]
     foreign, found = [], False
@@ -44,17 +40,9 @@ def scan(root: str | Path, split_fractions: tuple[float, float, float]) -> Itera
                 foreign.append(source)
                 continue
             found = True
-            split = _split(path.stem, split_fractions)
+            split = split_of(path.stem, split_fractions, SETTING)
             key = make_key(f"dns/{path.name}")
             yield RawClip(key, split, "", source, audio=place(root, source))
     if not found:
         raise wrong_layout(root, SETTING, LAYOUT)
     tell(SETTING, len(foreign), "files left out, not of the corpus", "".join(foreign[:1]))
-
-
-def _split(stem: str, fractions: tuple[float, float, float]) -> str:
-    place_of_stem = hash_fraction(stem)
-    for split, upper in zip(SPLITS[:2], (fractions[0], fractions[0] + fractions[1]), strict=True):
-        if place_of_stem < upper:
-            return split
-    return SPLITS[2]

@@ -3,8 +3,10 @@
 Shapes: B batch · T samples · V video frames · D visual feature size.
 """
 
+import math
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from davss.config import DiffusionConfig
@@ -29,6 +31,21 @@ def denoising_loss(
     return (((denoised - clean) / c_out(sigma, sigma_data)[:, None]) ** 2).mean(dim=1)
 
 
+def noise_levels(uniforms: Tensor, config: DiffusionConfig) -> Tensor:
+    """σ (B,) of uniform draws (B,) in [0, 1): the grid's law, or EDM's log-normal between
+    sigma_min and sigma_max.
+    """
+    if config.lognormal is None:
+        return warp(uniforms, config.sigma_min, config.sigma_max, config.rho)
+    mean, deviation = config.lognormal
+    lowest, highest = (
+        0.5 * (1 + math.erf((math.log(sigma) - mean) / deviation / math.sqrt(2)))
+        for sigma in (config.sigma_min, config.sigma_max)
+    )
+    fraction = lowest + (highest - lowest) * uniforms
+    return (mean + deviation * torch.special.ndtri(fraction)).exp()
+
+
 def training_loss(
     denoise: Callable[..., Tensor],
     clean: Tensor,
@@ -44,7 +61,7 @@ def training_loss(
     The draws are given: noise (B, T) standard normal; uniforms (B, 2) in [0, 1), float64, one for σ
     and one for the lips.
     """
-    sigma = warp(uniforms[:, 0], config.sigma_min, config.sigma_max, config.rho).to(clean)
+    sigma = noise_levels(uniforms[:, 0], config).to(clean)
     if lips is not None:
         keep = uniforms[:, 1] >= config.lips_dropout
         has_lips = keep if has_lips is None else keep & has_lips

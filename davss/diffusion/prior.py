@@ -17,9 +17,9 @@ from davss.config import DiffusionConfig, NetworkConfig, parse, to_dict
 from davss.diffusion.denoiser import Denoiser
 from davss.errors import DavssError
 from davss.networks import NCSNpp
-from davss.networks.eigenlips import Eigenlips
+from davss.networks.eigenlips import VisualEncoder
 from davss.networks.film import Modulations
-from davss.networks.visual import BravenLips, load_visual_encoder, save_visual_encoder
+from davss.networks.visual import load_visual_encoder, save_visual_encoder
 from davss.storage import publish
 
 FORMAT_VERSION = 1
@@ -59,7 +59,7 @@ class SpeechPrior(Denoiser):
 
     kind = "speech"
 
-    def __init__(self, info: PriorInfo, visual_encoder: Eigenlips | BravenLips) -> None:
+    def __init__(self, info: PriorInfo, visual_encoder: VisualEncoder) -> None:
         super().__init__(_network(info.network, visual_encoder.dim), info.diffusion.sigma_data)
         self.info = info
         self.visual_encoder = visual_encoder
@@ -109,6 +109,7 @@ def _network(config: NetworkConfig, film_dim: int | None) -> NCSNpp:
         hop_length=config.hop_length,
         film_dim=film_dim,
         fourier_scale=config.fourier_scale,
+        spectral=config.spectral,
     )
 
 

@@ -99,6 +99,23 @@ class _NormaliseGroups(torch.autograd.Function):
         return of_x, of_weight, sums.sum(dim=0).flatten(), None, None
 
 
+SPECTRAL_CHANNELS = 5
+
+
+def spectral_features(x: Tensor) -> Tensor:
+    """What a bin of a spectrogram (B, 2, F, N) does not tell by its value, (B, 5, F, N).
+
+    Log power; log of its mean over time, which is what is stationary; and its place on the
+    frequency axis as three cosines. Powers are in dB of full scale over 20, so of order one.
+    """
+    power = x.square().sum(dim=1, keepdim=True)
+    mean = power.mean(dim=3, keepdim=True)
+    levels = [torch.log10(p + 1e-5) / 2 for p in (power, mean.expand_as(power))]
+    place = torch.linspace(0, math.pi, x.shape[2], dtype=x.dtype, device=x.device)
+    cosines = torch.stack([torch.cos(place * k) for k in (1, 2, 4)])[None, :, :, None]
+    return torch.cat([*levels, cosines.expand(x.shape[0], -1, -1, x.shape[3])], dim=1)
+
+
 def downsample(x: Tensor) -> Tensor:
     """(B, C, F, N) → (B, C, F/2, N/2) by mean-pooling."""
     return F.avg_pool2d(x, 2)

@@ -29,7 +29,10 @@ class NCSNpp(nn.Module):
     and frames;
     n_fft, hop_length: STFT in samples (n_fft/2 + 1 bins, a multiple of 2^(levels−1));
     film_dim: size D of the lip features, or None for a network without lips;
-    fourier_scale: standard deviation of the noise embedding's random frequencies.
+    fourier_scale: standard deviation of the noise embedding's random frequencies;
+    spectral: no part of public checkpoints. The network also sees, for every bin, its place on the
+    frequency axis, its log power and the mean log power over time, and its output has a real gain
+    for each bin of the input beside Re and Im. A Wiener filter is then within easy reach.
     """
 
     def __init__(
@@ -40,9 +43,11 @@ class NCSNpp(nn.Module):
         hop_length: int = 128,
         film_dim: int | None = None,
         fourier_scale: float = 16.0,
+        spectral: bool = False,
     ) -> None:
         super().__init__()
         self.n_fft, self.hop_length, self.num_levels = n_fft, hop_length, len(ch_mult)
+        self.spectral = spectral
         if n_fft % 2 or (n_fft // 2 + 1) % 2 ** (self.num_levels - 1):
             raise DavssError(
                 f"network.n_fft = {n_fft}: {len(ch_mult)} levels need n_fft/2 + 1 to be a multiple "
@@ -56,11 +61,15 @@ class NCSNpp(nn.Module):
         self._encoder_start = len(self.all_modules)
         skips = self._add_encoder(channels, 4 * nf)
         self._add_decoder(channels, 4 * nf, skips)
-        self.output_layer = layers.conv(2, 2, 1)
+        self.output_layer = layers.conv(self._outputs, self._outputs, 1)
         # one conditioned block per level down, the bottleneck, one per level up
         sites = [*channels, channels[-1], *reversed(channels)]
         levels = [*range(self.num_levels), self.num_levels - 1, *reversed(range(self.num_levels))]
         self.film = FiLM(film_dim, sites, levels) if film_dim else None
+
+    @property
+    def _outputs(self) -> int:
+        return 3 if self.spectral else 2
 
     @staticmethod
     def _embedding(nf: int, scale: float) -> list[nn.Module]:
@@ -74,7 +83,8 @@ class NCSNpp(nn.Module):
     def _add_encoder(self, channels: list[int], embedding: int) -> list[int]:
         add = self.all_modules.append
         c = channels[0]
-        add(layers.conv(2, c, 3))
+        inputs = 2 + layers.SPECTRAL_CHANNELS * self.spectral
+        add(layers.conv(inputs, c, 3))
         skips = [c]
         for level, c_out in enumerate(channels):
             add(layers.ResnetBlock(c, c_out, embedding))
@@ -82,7 +92,7 @@ class NCSNpp(nn.Module):
             skips.append(c)
             if level < self.num_levels - 1:
                 add(layers.ResnetBlock(c, c, embedding, layers.downsample))
-                add(layers.Combine(2, c))
+                add(layers.Combine(inputs, c))
                 skips.append(c)
         add(layers.ResnetBlock(c, c, embedding))
         add(layers.AttentionBlock(c))
@@ -97,7 +107,7 @@ class NCSNpp(nn.Module):
                 add(layers.ResnetBlock(c + skips.pop(), channels[level], embedding))
                 c = channels[level]
             add(layers.group_norm(c))
-            add(layers.conv(c, 2, 3, layers.ZERO_INIT))
+            add(layers.conv(c, self._outputs, 3, layers.ZERO_INIT))
             if level > 0:
                 add(layers.ResnetBlock(c, c, embedding, layers.upsample))
 
@@ -117,10 +127,16 @@ class NCSNpp(nn.Module):
         if modulations is None and self.film is not None:
             modulations = self.condition(lips, has_lips, x.shape[0], x.shape[-1])
         spectrogram = self._stft(x[:, 0])
-        h = F.pad(spectrogram, (0, -spectrogram.shape[-1] % FRAME_MULTIPLE))
+        padding = (0, -spectrogram.shape[-1] % FRAME_MULTIPLE, 0, 0)
+        h = F.pad(spectrogram, padding)
+        if self.spectral:
+            features = F.pad(layers.spectral_features(spectrogram), padding, mode="replicate")
+            h = torch.cat([h, features], dim=1)
         # padded frames stay: public checkpoints were trained with their contribution to the last
         # window
         h = self._unet(h, c_noise, modulations or [])
+        if self.spectral:
+            h = h[:, :2] + h[:, 2:] * F.pad(spectrogram, padding)
         return self._istft(h.to(x.dtype), x.shape[-1])[:, None]
 
     def condition(

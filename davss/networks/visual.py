@@ -1,7 +1,8 @@
 """The visual encoders and how shards and priors name them.
 
-A folder with lips names the encoder that made them: `eigenlips.safetensors` is that encoder itself,
-`braven.json` says which checkpoint of BRAVEn is needed, by its sha256, for it has 1.4 GB.
+A folder with lips names the encoder that made them: `eigenlips.safetensors` and
+`lipsound.safetensors` are those encoders themselves, `braven.json` says which checkpoint of BRAVEn
+is needed, by its sha256, for it has 1.4 GB.
 V video frames, D feature size.
 """
 
@@ -23,10 +24,12 @@ from safetensors.torch import load_file
 
 from davss.errors import DavssError
 from davss.networks.braven import BRAVEn
-from davss.networks.eigenlips import Eigenlips
+from davss.networks.eigenlips import Eigenlips, VisualEncoder
+from davss.networks.lipsound import LipSound
 from davss.storage import publish, sha256
 
-EIGENLIPS, BRAVEN = "eigenlips.safetensors", "braven.json"
+EIGENLIPS, LIPSOUND, BRAVEN = "eigenlips.safetensors", "lipsound.safetensors", "braven.json"
+ENCODER_FILES = {"eigenlips": EIGENLIPS, "lipsound": LIPSOUND, "braven": BRAVEN}
 # Frames squared of the longest clip times clips: 16 heads' float32 scores of a batch take 512 MB.
 BATCH_SCORES = 8_000_000
 _SIZES = ("attention_dim", "attention_heads", "linear_units", "num_blocks")
@@ -130,19 +133,23 @@ def read_checkpoint(path: Path) -> Mapping[str, torch.Tensor]:
     return weights
 
 
-def save_visual_encoder(encoder: Eigenlips | BravenLips, folder: Path) -> None:
+def save_visual_encoder(encoder: VisualEncoder, folder: Path) -> None:
     """Write what names `encoder` into `folder`."""
-    if isinstance(encoder, Eigenlips):
-        encoder.save(folder / EIGENLIPS)
+    if isinstance(encoder, Eigenlips | LipSound):
+        name = EIGENLIPS if isinstance(encoder, Eigenlips) else LIPSOUND
+        encoder.save(folder / name)
         return
+    assert isinstance(encoder, BravenLips)
     facts = asdict(encoder)
     del facts["checkpoint"]  # a path of this machine
     with publish(folder / BRAVEN) as temporary:
         temporary.write_text(json.dumps({"kind": "braven", **facts}, indent=2) + "\n")
 
 
-def load_visual_encoder(folder: Path) -> Eigenlips | BravenLips:
+def load_visual_encoder(folder: Path) -> Eigenlips | LipSound | BravenLips:
     """The encoder that `folder` names; DavssError when it names none."""
+    if (folder / LIPSOUND).is_file():
+        return LipSound.load(folder / LIPSOUND)
     if not (folder / BRAVEN).is_file():
         return Eigenlips.load(folder / EIGENLIPS)
     try:

@@ -19,22 +19,24 @@ from davss.config import ShardsConfig, changed, digest
 from davss.corpora import RawClip, filters
 from davss.errors import DavssError, StorageError
 from davss.media import audio, decoding, faces, mouth, rois, tracks, video
-from davss.networks import braven, eigenlips, visual
-from davss.networks.eigenlips import Eigenlips
+from davss.networks import braven, eigenlips, lipsound, visual
+from davss.networks.eigenlips import Eigenlips, VisualEncoder
+from davss.networks.lipsound import LipSound
 from davss.networks.visual import BravenLips, save_visual_encoder
 from davss.ray_session import ray_running
 from davss.shards import contract, plan, sample, sources, tasks, writer
 from davss.shards.contract import FPS
 from davss.shards.manifests import write_manifests
 from davss.shards.plan import ClipTable, PlannedShard, plan_shards
-from davss.shards.sample import read_mouth
+from davss.shards.sample import read_mouth, read_recording
 from davss.shards.sources import on_this_machine
 from davss.shards.writer import ShardResult, read_note
 from davss.storage import Store, code_digests, open_store, publish
 
 # Shards made by other code are made again; the manifests change only if the shards do.
 _MEDIA = (audio, decoding, faces, mouth, rois, tracks, video, filters)
-_CODE = (*_MEDIA, eigenlips, braven, visual, contract, plan, sample, sources, writer)
+_CODE = (*_MEDIA, eigenlips, lipsound, braven, visual, contract, plan, sample, sources, writer)
+Pair = tuple[np.ndarray, np.ndarray]  # mouths and sound of a clip
 _SAMPLED = 32  # clips whose length is looked at to say how many fill a shard
 
 
@@ -81,7 +83,7 @@ def build_shards(
     folder = f"shards/{corpus}"
     notes = f"{folder}/build-{digest(settings, table.digest(), code_digests(_CODE))}"
     with ray_running(len(os.sched_getaffinity(0))):
-        encoder = known or (_eigenlips(table, config, store, notes) if with_video else None)
+        encoder = known or (_fitted(table, config, store, notes) if with_video else None)
         shards = plan_shards(table, _clips_per_shard(table, config, encoder))
         tasks.Build(table, config, encoder, store, folder, notes).run(shards)
     return _publish_manifests(corpus, shards, store, notes, encoder, manifest_dir)
@@ -104,7 +106,7 @@ def _publish_manifests(
     shards: list[PlannedShard],
     store: Store,
     notes: str,
-    encoder: Eigenlips | BravenLips | None,
+    encoder: VisualEncoder | None,
     manifest_dir: Path,
 ) -> Summary:
     summary = Summary()
@@ -122,30 +124,43 @@ def _publish_manifests(
     return summary
 
 
-def _eigenlips(table: ClipTable, config: ShardsConfig, store: Store, notes: str) -> Eigenlips:
-    """Eigenlips fitted to the first train clips (their order is random already), or as stored."""
-    name = f"{notes}/{visual.EIGENLIPS}"
+def _fitted(table: ClipTable, config: ShardsConfig, store: Store, notes: str) -> VisualEncoder:
+    """The encoder fitted to the first train clips (their order is random already), or as stored."""
     with TemporaryDirectory() as folder:
-        path = Path(folder) / visual.EIGENLIPS
+        path = Path(folder) / visual.ENCODER_FILES[config.visual_encoder]
+        name = f"{notes}/{path.name}"
         if store.stat(name) is None:
             rows = table.rows_of("train")
             rows = rows[table.has_video()[rows]][: config.encoder_fit_clips]
-            chosen = ((clip, config) for clip in table.clips(rows))
-            results = tasks.in_order(
-                _mouth_or_reason, chosen, len(rows), "eigenlips: mouths", _ended_the_process
-            )
-            mouths = _found(results)
-            Eigenlips.fit(mouths, config.num_components).save(path)
+            mouths = (mouth for mouth, _ in _read_clips(table, rows, config, "mouths"))
+            encoder: Eigenlips | LipSound = Eigenlips.fit(mouths, config.num_components)
+            if config.visual_encoder == "lipsound" and isinstance(encoder, Eigenlips):
+                pairs = _read_clips(table, rows, config, "sounds")
+                encoder = LipSound.fit(encoder, pairs, config.sample_rate)
+            encoder.save(path)
             store.put(path, name)
         store.fetch(name, path)
-        return Eigenlips.load(path)
+        return visual.load_visual_encoder(Path(folder))
 
 
-def _mouth_or_reason(clip: RawClip, config: ShardsConfig) -> np.ndarray | str:
+def _read_clips(
+    table: ClipTable, rows: np.ndarray, config: ShardsConfig, what: str
+) -> Iterator[Pair]:
+    """Mouths (V, 96, 96) and sound (T,), which is empty where mouths alone are wanted."""
+    chosen = ((clip, config, what == "sounds") for clip in table.clips(rows))
+    label = f"{config.visual_encoder}: {what}"
+    return _found(tasks.in_order(_read_or_reason, chosen, len(rows), label, _ended_the_process))
+
+
+def _read_or_reason(clip: RawClip, config: ShardsConfig, with_sound: bool) -> Pair | str:
     with TemporaryDirectory() as scratch:
         try:
             with on_this_machine(clip, Path(scratch)) as local:
-                return read_mouth(local, config).crops
+                if not with_sound:
+                    return read_mouth(local, config).crops, np.empty(0, np.float32)
+                read = read_recording(local, config, with_mouth=True)
+                assert read.mouth is not None
+                return read.mouth, read.audio
         except StorageError:
             raise
         except DavssError as error:
@@ -156,22 +171,20 @@ def _ended_the_process(argument: tuple) -> str:
     return f"{argument[0].source}: decoding it ends the process"
 
 
-def _found(mouths: Iterable[np.ndarray | str]) -> Iterator[np.ndarray]:
-    """The mouths that could be read; the others become rejects, with their reason, later."""
+def _found(clips: Iterable[Pair | str]) -> Iterator[Pair]:
+    """The clips that could be read; the others become rejects, with their reason, later."""
     reason, count = "there are none", 0
-    for mouth_or_reason in mouths:
-        if isinstance(mouth_or_reason, str):
-            reason = mouth_or_reason
+    for clip in clips:
+        if isinstance(clip, str):
+            reason = clip
             continue
         count += 1
-        yield mouth_or_reason
+        yield clip
     if not count:
-        raise DavssError(f"eigenlips: no training clip shows a mouth; the last: {reason}")
+        raise DavssError(f"visual encoder: no training clip shows a mouth; the last: {reason}")
 
 
-def _clips_per_shard(
-    table: ClipTable, config: ShardsConfig, encoder: Eigenlips | BravenLips | None
-) -> int:
+def _clips_per_shard(table: ClipTable, config: ShardsConfig, encoder: VisualEncoder | None) -> int:
     """Clips that make a shard of about shard_megabytes."""
     seconds = np.mean(list(_durations(table)) or [config.min_seconds])
     rate = 1.2 * config.sample_rate + (2 * FPS * encoder.dim if encoder else 0)  # flac saves 40 %

@@ -22,7 +22,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from davss.config import AugmentConfig
 from davss.errors import DavssError
+from davss.shards import augment as variations
 from davss.shards.contract import Clip, decode, frames_of, samples_per_frame
 from davss.shards.order import Order
 from davss.shards.reader import (
@@ -109,14 +111,16 @@ def training_loader(
     audio_only: Sequence[Shard] = (),
     audio_only_fraction: float = 0.0,
     cache: Path | None = None,
+    augment: AugmentConfig | None = None,
 ) -> Iterator[Batch]:
     """Endless batches of random crops (B, T), with lips (B, V, D) where clips have them.
 
     `batch_size` is that of all ranks together; this rank gets its share of it (`shares`), in pieces
     of at most `max_batch`. Of the items a fraction comes from the shards `audio_only`, without
-    their lips. The whole clip is scaled to RMS sigma_data times a gain drawn uniformly in dB from
-    `gain_db` (docs/method.md §2). Shards of a bucket are copied to `cache`. Raises DavssError when
-    a shard is missing or damaged, or a clip is shorter than the crop.
+    their lips; `augment` varies the crops of the others. The whole clip is scaled to RMS sigma_data
+    times a gain drawn uniformly in dB from `gain_db` (docs/method.md §2). Shards of a bucket are
+    copied to `cache`. Raises DavssError when a shard is missing or damaged, or a clip is shorter
+    than the crop.
     """
     crops = _Crops(crop_samples, sample_rate, (gain_db[0], gain_db[1]), sigma_data)
     streams = [_Stream(shards, Order([s.num_clips for s in shards], shuffle_buffer, seed, _MAIN))]
@@ -125,7 +129,8 @@ def training_loader(
         order = Order(counts, shuffle_buffer, seed, _AUDIO_ONLY)
         streams.append(_Stream(audio_only, order))
     place = shares(batch_size, world_size)[rank]
-    items = _Items(streams, audio_only_fraction, crops, seed, cache)
+    varied = augment if augment != AugmentConfig() else None
+    items = _Items(streams, audio_only_fraction, crops, seed, cache, varied)
     dataset = _Batches(items, pieces(place, max_batch), batch_size, samples_seen)
     loader = DataLoader(
         dataset, batch_size=None, num_workers=num_workers, pin_memory=torch.cuda.is_available()
@@ -164,16 +169,21 @@ class _Crops:
     gain_db: tuple[float, float]
     sigma_data: float
 
-    def __call__(self, sample: dict[str, Any], rng: np.random.Generator) -> Clip:
-        """A random crop of `crop_samples` with its lips, the whole clip at its training level."""
+    def __call__(
+        self, sample: dict[str, Any], rng: np.random.Generator, speed: float = 1.0
+    ) -> Clip:
+        """A random crop of `crop_samples` with its lips, the whole clip at its training level;
+        played at `speed` as far as the clip is long enough.
+        """
         decibel, place = rng.uniform(*self.gain_db), rng.uniform()
-        clip = decode(sample, lambda key, meta: self._crop(key, meta, place))
+        clip = decode(sample, lambda key, meta: self._crop(key, meta, place, speed))
         gain = self.sigma_data * 10 ** (decibel / 20)
         # The level of the whole clip is in its meta: no need to decode what is not used.
         scale = np.float32(gain / max(clip.meta["rms"], 1e-8))
-        return replace(clip, audio=clip.audio * scale)
+        audio = variations.change_speed(clip.audio, self.crop_samples)
+        return replace(clip, audio=audio * scale)
 
-    def _crop(self, key: str, meta: dict[str, Any], place: float) -> tuple[int, int]:
+    def _crop(self, key: str, meta: dict[str, Any], place: float, speed: float) -> tuple[int, int]:
         """First sample and length; `place` in [0, 1) says where."""
         length, rate = meta["num_samples"], meta["sample_rate"]
         if rate != self.sample_rate:
@@ -186,7 +196,8 @@ class _Crops:
                 f"{self.crop_samples}; raise shards.min_seconds or lower training.crop_seconds"
             )
         if meta["num_frames"] is None:
-            return int(place * (length - self.crop_samples + 1)), self.crop_samples
+            read = min(variations.read_length(self.crop_samples, speed), length)
+            return int(place * (length - read + 1)), read
         # Lips and audio stay aligned because a crop begins on a frame boundary.
         slack = meta["num_frames"] - frames_of(self.crop_samples, rate)
         return int(place * (slack + 1)) * samples_per_frame(rate), self.crop_samples
@@ -207,6 +218,7 @@ class _Items:
     crops: _Crops
     seed: int
     cache: Path | None
+    augment: AugmentConfig | None = None
 
     def __call__(self, position: int) -> tuple[Clip, torch.Tensor, np.ndarray]:
         """Crop, noise (T,) and uniforms (2,) of item `position`."""
@@ -216,12 +228,37 @@ class _Items:
         stream = self.streams[_AUDIO_ONLY if is_extra else _MAIN]
         shard, number = stream.order.locate(before if is_extra else position - before)
         sample = _sample(stream.shards[shard], number, self.cache)
-        clip = self.crops(sample, rng)
+        if self.augment is None or is_extra:
+            clip = self.crops(sample, rng)
+        else:
+            clip = self._varied(sample, stream, rng)
         if is_extra:
             clip = replace(clip, lips=None)
         uniforms = rng.uniform(size=2)
         noise = rng.standard_normal(self.crops.crop_samples, dtype=np.float32)
         return clip, torch.from_numpy(noise), uniforms
+
+    def _varied(self, sample: dict[str, Any], stream: _Stream, rng: np.random.Generator) -> Clip:
+        """A random crop, varied as `augment` says, at its training level."""
+        config, unit = self.augment, replace(self.crops, gain_db=(0.0, 0.0))
+        assert config is not None
+
+        def crop(of: dict[str, Any]) -> Clip:
+            return unit(of, rng, math.exp(rng.uniform(*np.log(config.speed))))
+
+        clip = crop(sample)
+        audio = clip.audio
+        if rng.uniform() < config.sum_fraction:
+            shard, number = stream.order.any(rng)
+            other = crop(_sample(stream.shards[shard], number, self.cache)).audio
+            audio = variations.add(audio, other, rng.uniform(*config.sum_db))
+        if config.colour_db:
+            decibels = rng.normal(0, config.colour_db, variations.OCTAVES + 1)
+            audio = variations.colour(audio, decibels)
+        if config.reverse and rng.uniform() < 0.5:
+            audio = audio[::-1]
+        gain = np.float32(10 ** (rng.uniform(*self.crops.gain_db) / 20))
+        return replace(clip, audio=audio * gain)
 
 
 def _sample(shard: Shard, number: int, cache: Path | None) -> dict[str, Any]:

@@ -35,6 +35,12 @@ class Order:
         shard, clip = clips[offset - starts[window]]
         return int(shard), int(clip)
 
+    def any(self, rng: np.random.Generator) -> tuple[int, int]:
+        """Shard and number of a random clip."""
+        clip = int(rng.integers(self.total))
+        shard = int(np.searchsorted(np.cumsum(self.counts), clip, side="right"))
+        return shard, clip - int(self.counts[:shard].sum())
+
     def _windows(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
         """The shards of each window of an epoch, and the offset at which each window starts."""
         if self._epoch is None or self._epoch[0] != epoch:
