@@ -60,7 +60,7 @@ def code_files():
     for name, stage in STAGES.items():
         for dep in stage["deps"]:
             if dep.startswith(("davss/", "pipelines/")):
-                for key in ("voxceleb2", "wham", "dns") if "${key}" in dep else ("",):
+                for key in ("voxceleb2", "speech", "wham", "dns") if "${key}" in dep else ("",):
                     yield name, dep.replace("${key}", key)
 
 
