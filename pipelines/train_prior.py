@@ -25,7 +25,7 @@ import numpy as np
 import pandas
 
 from davss import config
-from davss.config import PriorConfig, ShardsConfig, TrainingConfig
+from davss.config import AugmentConfig, PriorConfig, ShardsConfig, TrainingConfig
 from davss.diffusion import denoiser, loss, schedule
 from davss.diffusion.prior import NoisePrior, PriorInfo, SpeechPrior, load_prior, save_prior
 from davss.diffusion.public import source_digest
@@ -101,6 +101,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 def make_job(name: str, params: Path, resources: launch.Resources, mode: str) -> TrainingJob:
     """The job of prior `name`; every piece is checked before anything starts."""
     speech = name == SPEECH
+    varied = replace(prior_config.training.augment, colour_db=0.0)
+    if speech and varied != AugmentConfig():
+        raise DavssError(
+            "speech_prior.training.augment: sums, speed and backwards are for noise, they would "
+            "part a voice from its lips; leave colour_db alone"
+        )
     prior_config = config.load_section(params, _section(name), PriorConfig)
     sample_rate = config.load_section(params, "shards", ShardsConfig).sample_rate
     seed = config.load_section(params, "seed", int)

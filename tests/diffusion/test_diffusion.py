@@ -1,12 +1,14 @@
 """Preconditioning, loss and guidance against their definitions; priors on disk."""
 
+import math
+
 import pytest
 import torch
 
 from davss.config import DiffusionConfig, SamplerConfig
 from davss.diffusion.denoiser import Denoiser, c_out, c_skip
 from davss.diffusion.guidance import GuidedSpeech, plan_branches
-from davss.diffusion.loss import denoising_loss, training_loss
+from davss.diffusion.loss import denoising_loss, noise_levels, training_loss
 from davss.diffusion.prior import load_prior, save_prior
 from davss.errors import DavssError
 from tests.priors import INFO, make_noise_prior, make_speech_prior
@@ -103,3 +105,14 @@ def test_prior_errors_name_the_file(tmp_path):
 def test_wrong_feature_size_is_named():
     with pytest.raises(DavssError, match="features of size 5"):
         make_speech_prior()(torch.zeros(1, 400), torch.ones(1), torch.zeros(1, 3, 5))
+
+
+def test_lognormal_levels_have_their_quantiles_within_the_limits():
+    config = DiffusionConfig(lognormal=(-2.0, 1.0), sigma_min=1e-4, sigma_max=1.0)
+    uniforms = (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000
+    sigma = noise_levels(uniforms, config)
+    assert sigma.min() > 1e-4 and sigma.max() <= 1.0 and bool((sigma.diff() > 0).all())
+    # cut at ln 1 = 0, two deviations above the mean
+    inside = torch.distributions.Normal(-2.0, 1.0).cdf(torch.tensor(0.0)).item()
+    below = (sigma < math.exp(-2.0)).double().mean().item()
+    assert below == pytest.approx(0.5 / inside, abs=2e-3)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from davss.config import AugmentConfig
 from davss.errors import DavssError
 from davss.shards.contract import decode
 from davss.shards.loader import pieces, shares, training_loader, training_shards
@@ -168,3 +169,26 @@ def test_cut_and_missing_shards(corpus):
         path.unlink()
     with pytest.raises(DavssError, match="shard is missing"):
         shards_of(corpus)
+
+
+def test_varied_crops_depend_on_their_number_alone(tmp_path, monkeypatch):
+    noise = make_corpus(tmp_path, monkeypatch, with_lips=False)
+    varied = AugmentConfig(
+        sum_fraction=0.5, sum_db=(-10.0, 0.0), speed=(0.7, 1.4), colour_db=4.0, reverse=True
+    )
+    settings = {"augment": varied, "gain_db": (-10.0, 5.0)}
+    found = batches(noise, 8, **settings)
+    later = batches(noise, 2, samples_seen=30, **settings)
+    plain = batches(noise, 8, gain_db=(-10.0, 5.0))
+    assert torch.equal(found[6].audio, later[0].audio) and found[6].keys == later[0].keys
+    assert {batch.audio.shape for batch in found} == {(5, CROP)}
+    assert not any(torch.equal(a.audio, b.audio) for a, b in zip(found, plain, strict=True))
+    # clips and their order are those of the plain stream
+    assert [batch.keys for batch in found] == [batch.keys for batch in plain]
+    level = torch.cat([batch.audio.square().mean(-1).sqrt() for batch in found])
+    assert -11.5 < 20 * torch.log10(level.min() / 0.05) < 20 * torch.log10(level.max() / 0.05) < 6.5
+
+
+def test_no_variation_changes_nothing(corpus):
+    for plain, same in zip(batches(corpus), batches(corpus, augment=AugmentConfig()), strict=True):
+        assert torch.equal(plain.audio, same.audio) and torch.equal(plain.noise, same.noise)
