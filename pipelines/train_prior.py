@@ -101,13 +101,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 def make_job(name: str, params: Path, resources: launch.Resources, mode: str) -> TrainingJob:
     """The job of prior `name`; every piece is checked before anything starts."""
     speech = name == SPEECH
+    prior_config = config.load_section(params, _section(name), PriorConfig)
     varied = replace(prior_config.training.augment, colour_db=0.0)
     if speech and varied != AugmentConfig():
         raise DavssError(
             "speech_prior.training.augment: sums, speed and backwards are for noise, they would "
             "part a voice from its lips; leave colour_db alone"
         )
-    prior_config = config.load_section(params, _section(name), PriorConfig)
     sample_rate = config.load_section(params, "shards", ShardsConfig).sample_rate
     seed = config.load_section(params, "seed", int)
     training, diffusion = prior_config.training, prior_config.diffusion

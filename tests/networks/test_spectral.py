@@ -22,10 +22,10 @@ def test_a_gain_for_each_bin_is_learnt_by_the_last_bias():
     network = NCSNpp(nf=8, ch_mult=(1, 2), n_fft=62, hop_length=32, spectral=True).double()
     x = torch.randn(2, 1, 640, dtype=torch.float64)
     label = torch.zeros(2, dtype=torch.float64)
-    assert network(x, label).abs().max() < 1e-6
+    assert network(x, label).abs().max() < 1e-3
     with torch.no_grad():
         network.output_layer.bias[2] = -0.5
-    torch.testing.assert_close(network(x, label), -0.5 * x, atol=1e-6, rtol=0)
+    torch.testing.assert_close(network(x, label), -0.5 * x, atol=1e-3, rtol=0)
 
 
 def test_without_it_the_network_is_the_public_one():
