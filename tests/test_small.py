@@ -186,16 +186,17 @@ def test_weights_beyond_half_precision_are_refused(tmp_path):
 
 
 def test_cost_of_rounding():
-    prior, changed = make_speech_prior(), make_speech_prior()
-    assert all(cost.difference == cost.loss == 0 for cost in rounding_cost(prior, changed))
+    prior, zero = make_speech_prior(), make_speech_prior()
     with torch.no_grad():
-        for parameter in changed.network.parameters():
+        for parameter in zero.network.parameters():
             parameter.mul_(0)
-    with torch.no_grad():
-        costs = rounding_cost(changed, prior)  # a network of zeros is a Wiener filter
-    assert all(cost.gain > 0 and cost.loss > 0 for cost in costs)  # random weights are no better
-    wiener = 10 * np.log10(1 + (0.25 / prior.sigma_data) ** 2)
-    assert abs(next(cost.gain for cost in costs if cost.sigma == 0.25) - wiener) < 0.3
+    assert all(cost.difference == cost.loss == 0 for cost in rounding_cost(zero, zero))
+    costs, reverse = rounding_cost(zero, prior), rounding_cost(prior, zero)
+    for cost, back in zip(costs, reverse, strict=True):
+        # a network of zeros is the Wiener filter of white noise at RMS sigma_data
+        assert abs(cost.gain - 10 * np.log10(1 + (cost.sigma / zero.sigma_data) ** 2)) < 0.3
+        assert cost.difference > 1e-3 and cost.loss == -back.loss != 0
+        assert back.gain == cost.gain - cost.loss
 
 
 @pytest.fixture

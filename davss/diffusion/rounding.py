@@ -11,7 +11,7 @@ from torch import Tensor
 from davss.diffusion.prior import NoisePrior, SpeechPrior
 
 SIGMAS = (0.001, 0.004, 0.016, 0.063, 0.25, 1.0)  # those of validation
-_BATCH, _SECONDS, _VIDEO_RATE = 4, 2.0, 25
+_BATCH, _SECONDS, _VIDEO_RATE = 2, 1.0, 25
 
 
 @dataclass(frozen=True)
