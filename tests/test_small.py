@@ -20,6 +20,7 @@ import davss
 from davss import small
 from davss.cli import main
 from davss.config import PRESETS
+from davss.diffusion import rounding
 from davss.diffusion.prior import NoisePrior, SpeechPrior, load_prior, save_prior
 from davss.diffusion.rounding import RoundingCost, rounding_cost
 from davss.errors import DavssError
@@ -185,7 +186,8 @@ def test_weights_beyond_half_precision_are_refused(tmp_path):
     assert not (tmp_path / "half").exists()
 
 
-def test_cost_of_rounding():
+def test_cost_of_rounding(monkeypatch):
+    monkeypatch.setattr(rounding, "_SECONDS", 0.4)
     prior, zero = make_speech_prior(), make_speech_prior()
     with torch.no_grad():
         for parameter in zero.network.parameters():
@@ -207,6 +209,7 @@ def trained(folder, monkeypatch):
     save_prior(make_noise_prior(), folder / "data/priors/wham")
     (folder / "data/training/speech").mkdir(parents=True)
     (folder / "data/training/speech/metrics.json").write_text('{"seconds": 90.0}')
+    monkeypatch.setattr(rounding, "_SECONDS", 0.2)  # enough to see that it is measured
     monkeypatch.setattr(ship, "MAX_LOSS", 0.05)  # weights drawn at random are no trained ones
     return folder
 
