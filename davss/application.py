@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from davss import __version__
 from davss.config import NoiseModel, SamplerConfig, SeparationConfig, to_dict
 from davss.diffusion.prior import NoisePrior, SpeechPrior, load_prior
 from davss.errors import DavssError
@@ -24,6 +25,7 @@ from davss.media.video import Frames
 from davss.networks.visual import BravenLips
 from davss.posterior.inputs import VIDEO_RATE
 from davss.posterior.separator import Separator
+from davss.small import is_packaged
 from davss.storage import publish
 
 LIPS_TOLERANCE = 5  # frames by which a face video may differ: containers pad to whole packets
@@ -72,6 +74,8 @@ def separate_file(
     if separator.device.type == "cpu":  # not the cores of the host, of which a container has few
         torch.set_num_threads(len(os.sched_getaffinity(0)))
 
+    for line in about_priors(speech_prior, noise_prior, separator.sample_rate, sample_rate):
+        print(line, file=sys.stderr)
     windows = separator.plan(round(seconds * separator.sample_rate))
     steps = separator.num_draw_steps * len(windows)
     with tqdm(total=steps, unit="step", desc=str(recording)) as bar:
@@ -91,6 +95,7 @@ def separate_file(
     sources = {f"speaker_{k + 1}.wav": s for k, s in enumerate(result.speech[0])}
     sources["noise.wav"] = result.noise[0]
     report: dict[str, Any] = {
+        "davss_version": __version__,
         "input": str(recording),
         "lips": [str(path) for path in lips],
         "num_speakers": total,
@@ -98,6 +103,7 @@ def separate_file(
         "noise_prior": str(noise_prior),
         "sample_rate": sample_rate,
         "prior_sample_rate": separator.sample_rate,
+        "bandwidth": min(sample_rate, separator.sample_rate) / 2,
         "seconds": seconds,
         "seed": seed,
         "sampler": to_dict(sampler),
@@ -136,6 +142,23 @@ def plan_speakers(
         )
     seen = len(lips) if lips else (num_speakers or 0)
     return list(lips), seen + num_off_screen
+
+
+def about_priors(
+    speech_prior: Path, noise_prior: Path | NoiseModel, prior_rate: int, sample_rate: int
+) -> list[str]:
+    """Which priors are used, and what is lost where the recording has more than they know."""
+    origin = f", packaged with davss {__version__}"
+    speech, noise = (
+        f"{prior}{origin if is_packaged(prior) else ''}" for prior in (speech_prior, noise_prior)
+    )
+    lines = [f"speech prior: {speech}; noise prior: {noise}"]
+    if sample_rate > prior_rate:
+        lines.append(
+            f"note: the priors work at {prior_rate} Hz, so the output has nothing above "
+            f"{prior_rate // 2} Hz; the recording goes up to {sample_rate // 2} Hz"
+        )
+    return lines
 
 
 def check_device(device: str | None) -> None:

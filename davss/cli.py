@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from davss import small
 from davss.config import DiffusionConfig, NetworkConfig
 from davss.errors import DavssError, ending_in_one_line
 from davss.flags import (
     EXECUTION_HELP,
     NOISE,
     NOISE_HELP,
+    SPEECH_HELP,
     Help,
     Parser,
     add_execution,
@@ -48,7 +50,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     validate.set_defaults(run=_validate)
     info = commands.add_parser("info", help="what a prior is and how it was trained")
-    info.add_argument("prior", type=Path, help="a folder such as data/priors/speech")
+    text = f"a folder such as data/priors/speech, or one that comes with davss: {small.SPEECH} …"
+    info.add_argument("prior", type=Path, help=text)
     info.set_defaults(run=_info)
     _add_convert(commands)
     _add_profile(commands)
@@ -81,7 +84,8 @@ def _add_separate(commands: Any) -> None:
         "separate",
         help="take a recording apart into speakers and noise",
         description="Take a recording apart into speakers and noise. Writes speaker_1.wav …, "
-        "noise.wav and separation.json; files are as long as the input.",
+        "noise.wav and separation.json; files are as long as the input. Without priors it takes "
+        "the small ones that come with davss.",
         formatter_class=Help,
     )
     add = command.add_argument
@@ -97,8 +101,9 @@ def _add_separate(commands: Any) -> None:
     )
     add("--speakers", type=int, metavar="K", help="number of speakers when there are no lips")
     add("--off-screen", type=int, default=0, metavar="N", help="speakers nobody sees, besides")
-    add("--speech-prior", type=Path, required=True, metavar="DIR", help="directory of a prior")
-    add("--noise-prior", type=noise_model, required=True, metavar=NOISE, help=NOISE_HELP)
+    speech, noise = Path(small.SPEECH), Path(small.NOISE)
+    add("--speech-prior", type=Path, default=speech, metavar="DIR", help=SPEECH_HELP)
+    add("--noise-prior", type=noise_model, default=noise, metavar=NOISE, help=NOISE_HELP)
     text = "BRAVEn's checkpoint, if the speech prior was trained with it"
     add("--visual-encoder", type=Path, metavar="FILE", help=text)
     add("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
@@ -119,7 +124,7 @@ def _add_profile(commands: Any) -> None:
         formatter_class=Help,
     )
     add = command.add_argument
-    add("--speech-prior", type=Path, metavar="DIR", help="directory of a prior")
+    add("--speech-prior", type=Path, metavar="DIR", help=SPEECH_HELP)
     add("--noise-prior", type=noise_model, metavar=NOISE, help=NOISE_HELP)
     unset = argparse.SUPPRESS  # to notice a size given beside directories
     add("--nf", type=int, default=unset, help="channels of untrained priors (default: 128)")
@@ -179,7 +184,7 @@ def _info(arguments: argparse.Namespace) -> None:
     from davss.diffusion.prior import load_prior
 
     prior = load_prior(arguments.prior)
-    description = json.loads((arguments.prior / "config.json").read_text())
+    description = json.loads((small.locate(arguments.prior) / "config.json").read_text())
     description["parameters"] = sum(p.numel() for p in prior.network.parameters())
     print(json.dumps(description, indent=2))
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
+from davss import small
 from davss.config import PRESETS, NoiseModel, SamplerConfig, SeparationConfig, parse, to_dict
 from davss.errors import DavssError
 
@@ -51,10 +52,12 @@ EXECUTION_HELP = {
 }
 
 NOISE = "|".join(["DIR", *get_args(NoiseModel)])
-NOISE_HELP = "directory of a prior, or what needs none: nmf fits each mixture, gaussian is "
+SPEECH_HELP = f"directory of a prior, or the name of the one that comes with davss, {small.SPEECH}"
+NOISE_HELP = f"directory of a prior, the name of one that comes with davss ({small.NOISE}, "
+NOISE_HELP += f"{small.NOISE_DNS}), or what needs none: nmf fits each mixture, gaussian is "
 NOISE_HELP += "stationary, none takes all for speech"
 
-DEFAULT_PRESET = "fast"
+DEFAULT_PRESET, PACKAGED_PRESET = "fast", "small"
 
 Settings = TypeVar("Settings")
 
@@ -86,8 +89,8 @@ def add_sampler(command: argparse.ArgumentParser) -> None:
         "sampler",
         "A preset, and what is to differ from it; a preset's own value is in brackets.",
     )
-    text = "where to start from"
-    group.add_argument("--preset", choices=PRESETS, default=DEFAULT_PRESET, help=text)
+    text = f"where to start from (default: {PACKAGED_PRESET} with the speech prior that comes with "
+    group.add_argument("--preset", choices=PRESETS, help=f"{text}davss, else {DEFAULT_PRESET})")
     values = {name: to_dict(preset) for name, preset in PRESETS.items()}
     for name, text in SAMPLER_HELP.items():
         own = {preset: _shown(values[preset][name]) for preset in PRESETS}
@@ -136,7 +139,9 @@ def given(arguments: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]
 def sampler_settings(arguments: argparse.Namespace) -> SamplerConfig:
     """The preset, changed as the flags say; raises DavssError naming the flag at fault."""
     changes = given(arguments, SAMPLER_HELP)
-    return parse_flags(SamplerConfig, to_dict(PRESETS[arguments.preset]) | changes)
+    packaged = arguments.speech_prior and small.is_packaged(arguments.speech_prior)
+    preset = arguments.preset or (PACKAGED_PRESET if packaged else DEFAULT_PRESET)
+    return parse_flags(SamplerConfig, to_dict(PRESETS[preset]) | changes)
 
 
 def execution_settings(arguments: argparse.Namespace) -> SeparationConfig:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -20,6 +21,7 @@ from davss.networks import NCSNpp
 from davss.networks.eigenlips import VisualEncoder
 from davss.networks.film import Modulations
 from davss.networks.visual import load_visual_encoder, save_visual_encoder
+from davss.small import locate
 from davss.storage import publish
 
 FORMAT_VERSION = 1
@@ -113,8 +115,11 @@ def _network(config: NetworkConfig, film_dim: int | None) -> NCSNpp:
     )
 
 
-def save_prior(prior: SpeechPrior | NoisePrior, path: str | Path) -> None:
-    """Write a prior's directory, all of it or nothing."""
+def save_prior(prior: SpeechPrior | NoisePrior, path: str | Path, *, half: bool = False) -> None:
+    """Write a prior's directory, all of it or nothing; half: matrices and kernels as float16.
+
+    Raises DavssError for weights beyond the range of float16.
+    """
     config = {
         "format_version": FORMAT_VERSION,
         "kind": prior.kind,
@@ -126,19 +131,34 @@ def save_prior(prior: SpeechPrior | NoisePrior, path: str | Path) -> None:
     with publish(Path(path)) as directory:
         directory.mkdir(parents=True)
         weights = {k: v.detach().cpu().contiguous() for k, v in prior.network.state_dict().items()}
+        if half:
+            weights = {name: _halved(name, weight) for name, weight in weights.items()}
         save_file(weights, directory / "weights.safetensors")
         (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         if isinstance(prior, SpeechPrior):
             save_visual_encoder(prior.visual_encoder, directory)
 
 
+def _halved(name: str, weight: Tensor) -> Tensor:
+    """A weight as float16; vectors are left: they are small, and the Fourier features are phases
+    that errors are multiplied into.
+    """
+    if weight.ndim < 2:
+        return weight
+    rounded = weight.half()
+    if not torch.isfinite(rounded).all():
+        raise DavssError(f"parameter '{name}' does not fit into half precision; keep float32")
+    return rounded
+
+
 def load_prior(path: str | Path) -> SpeechPrior | NoisePrior:
-    """Read a prior's directory; the prior is in evaluation mode, on the CPU. A visual encoder that
-    is BRAVEn still needs its checkpoint to make features: `BravenLips.at`.
+    """Read a prior's directory, or a packaged prior by its name (`davss.small.NAMES`), unless a
+    directory bears that name. The prior is float32, in evaluation mode, on the CPU. A visual
+    encoder that is BRAVEn still needs its checkpoint to make features: `BravenLips.at`.
 
     Raises DavssError if the directory, a file or a parameter is missing or does not fit.
     """
-    path = Path(path)
+    path = locate(path)
     config = _read_config(path)
     info = PriorInfo(
         config["sample_rate"],

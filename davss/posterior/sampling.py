@@ -3,12 +3,13 @@
 Shapes: S draws · B batch · M sources · T samples.
 """
 
+import hashlib
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from davss.config import SamplerConfig
+from davss.config import SamplerConfig, changed
 from davss.posterior.daps import daps
 from davss.posterior.dps import dps
 from davss.posterior.residual import dirac, pseudo
@@ -61,3 +62,15 @@ def draws(
             sources = sources + (mixture - sources.sum(dim=1))[:, None] / num_sources
         results.append(sources)
     return torch.stack(results)
+
+
+def gentler(sampler: SamplerConfig) -> SamplerConfig:
+    """The sampler for a second try; for samplers without ζ what changes is the random numbers."""
+    late = None if sampler.zeta_late is None else sampler.zeta_late / 2
+    return changed(sampler, zeta=sampler.zeta / 2, zeta_late=late)
+
+
+def generator(seed: int, key: str) -> torch.Generator:
+    """The random generator of one item: it depends on (seed, key) and on nothing else."""
+    value = int.from_bytes(hashlib.sha256(f"{seed}/{key}".encode()).digest()[:8], "little")
+    return torch.Generator().manual_seed(value % 2**63)

@@ -10,27 +10,28 @@ size · N steps · F bins.
 """
 
 import contextlib
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast, get_args
 
 import torch
 import torchaudio.functional
 from torch import Tensor
 
 from davss.allocator import keep_freed_memory
-from davss.config import NoiseModel, SamplerConfig, SeparationConfig, changed
+from davss.config import PRESETS, NoiseModel, SamplerConfig, SeparationConfig, changed
 from davss.diffusion.guidance import GuidedSpeech
-from davss.diffusion.prior import NoisePrior, SpeechPrior
+from davss.diffusion.prior import NoisePrior, SpeechPrior, load_prior
 from davss.errors import DavssError
 from davss.posterior.inputs import VIDEO_RATE, check_lips, check_mixture, count_speakers
 from davss.posterior.noise_models import GaussianNoise, NmfNoise
 from davss.posterior.recordings import Outcome, Piece, Recordings
-from davss.posterior.sampling import draws, evaluations
+from davss.posterior.sampling import draws, evaluations, generator, gentler
 from davss.posterior.spread import spread
 from davss.posterior.steps import Callback, Denoise
 from davss.posterior.trace import Trace
 from davss.posterior.windows import Windows, conditioned, plan_windows, waves
+from davss.small import NOISE, SPEECH, folder_of
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,27 @@ class Separator:
         self.sampler = changed(sampler, sigma_data=speech_prior.sigma_data)
         self.sample_rate = speech_prior.sample_rate
 
+    @classmethod
+    def small(
+        cls,
+        device: str | torch.device | None = None,
+        sampler: SamplerConfig | None = None,
+        noise: str = NOISE,
+    ) -> "Separator":
+        """A separator of the packaged priors, by default with the preset `small`; noise: the name
+        of a packaged noise prior or of a model without training. Raises DavssError for others.
+        """
+        model: NoisePrior | NoiseModel
+        if noise in get_args(NoiseModel):
+            model = cast(NoiseModel, noise)
+        elif isinstance(prior := load_prior(folder_of(noise)), NoisePrior):
+            model = prior
+        else:
+            raise DavssError(f"noise = {noise!r}: this is a speech prior; give {NOISE}")
+        speech = load_prior(folder_of(SPEECH))
+        assert isinstance(speech, SpeechPrior)
+        return cls(speech, model, sampler or PRESETS["small"], device)
+
     def __call__(
         self,
         mixture: Tensor,
@@ -141,7 +163,8 @@ class Separator:
         if self.noise_prior == "none":  # noise is what the speech does not explain
             sources = torch.cat([sources, (signal - sources.sum(dim=1))[:, None]], dim=1)
         sources = torchaudio.functional.resample(sources, self.sample_rate, sample_rate)
-        sources = match_length(sources, length)
+        # there and back may differ by a sample
+        sources = torch.nn.functional.pad(sources, (0, length - sources.shape[-1]))
         sources[:, -1] += offset
         errors = work.errors()
         for b, error in enumerate(errors):
@@ -275,22 +298,3 @@ class Separator:
         if wanted == "bfloat16" or (wanted == "auto" and self.device.type == "cuda"):
             return torch.autocast(self.device.type, torch.bfloat16)
         return contextlib.nullcontext()
-
-
-def gentler(sampler: SamplerConfig) -> SamplerConfig:
-    """The sampler for a second try; for samplers without ζ what changes is the random numbers."""
-    late = None if sampler.zeta_late is None else sampler.zeta_late / 2
-    return changed(sampler, zeta=sampler.zeta / 2, zeta_late=late)
-
-
-def generator(seed: int, key: str) -> torch.Generator:
-    """The random generator of one item: it depends on (seed, key) and on nothing else."""
-    value = int.from_bytes(hashlib.sha256(f"{seed}/{key}".encode()).digest()[:8], "little")
-    return torch.Generator().manual_seed(value % 2**63)
-
-
-def match_length(signal: Tensor, length: int) -> Tensor:
-    """Cut or zero-pad the last dimension to `length` (resampling there and back may differ by a
-    sample).
-    """
-    return torch.nn.functional.pad(signal, (0, length - signal.shape[-1]))
