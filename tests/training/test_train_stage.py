@@ -19,7 +19,7 @@ from davss.diffusion.prior import load_prior
 from davss.errors import DavssError
 from davss.training import checkpoint, loop
 from davss.training.launch import Resources
-from pipelines import train_prior
+from pipelines import train_prior, training_job
 from tests.training.conftest import write_corpus, write_params
 
 ROOT = Path(__file__).parents[2]
@@ -149,7 +149,7 @@ def test_unknown_key(project, monkeypatch):
 
 def run_here(name: str, params: Path):
     """The stage without Ray: one worker, in this process."""
-    job = train_prior.make_job(name, params, Resources(1, 1, use_gpu=False), "disabled")
+    job = training_job.make_job(name, params, Resources(1, 1, use_gpu=False), "disabled")
     loop.train(job)
     train_prior.export(job, checkpoint.load_newest(job.checkpoints))
     return job
@@ -178,7 +178,7 @@ def test_separations_on_the_way_and_warm_starts(project, monkeypatch):
 
     warm = write_params(project, **small, init_from="data/priors/speech")
     monkeypatch.delenv("DAVSS_STORAGE")
-    job = train_prior.make_job("speech", warm, Resources(1, 1, use_gpu=False), "disabled")
+    job = training_job.make_job("speech", warm, Resources(1, 1, use_gpu=False), "disabled")
     assert job.tracking.run_id != speech.tracking.run_id
     source = load_prior("data/priors/speech").network.state_dict()
     for weight, value in job.build_prior().network.state_dict().items():
