@@ -1,5 +1,8 @@
 """The one exception users see, and how programs end with it."""
 
+import os
+import select
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,12 +21,33 @@ class StorageError(DavssError):
 
 @contextmanager
 def ending_in_one_line() -> Iterator[None]:
-    """Exit with one line and status 2 for what the user can mend, with 130 on Ctrl-C."""
+    """Exit with one line and status 2 for what the user can mend, with 130 on Ctrl-C.
+
+    Output that nobody reads any more, as in `davss info PRIOR | head -1`, ends it with 141 and
+    without a word, as in other programs.
+    """
     try:
         yield
+        sys.stdout.flush()
     except DavssError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:
+        if _stdout_is_read():  # then it was another pipe or connection
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more
+        sys.exit(128 + signal.SIGPIPE)
+
+
+def _stdout_is_read() -> bool:
+    """Whether standard output is anything but a pipe whose reader has gone."""
+    try:
+        out = sys.stdout.fileno()
+    except OSError:  # replaced by something in memory
+        return True
+    poll = select.poll()
+    poll.register(out, 0)  # errors are told unasked
+    return not any(event & select.POLLERR for _, event in poll.poll(0))

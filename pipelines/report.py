@@ -77,8 +77,9 @@ def main(argv: list[str] | None = None) -> None:
     groups = summarise(scores, pandas.concat(estimates, ignore_index=True))
     header = make_header(params, score_files)
     differences, training = paired_differences(scores), read_training([SPEECH, *priors])
+    outcomes = read_outcomes([SPEECH, *priors])
     faces = read_faces(Path("data/shards") / SPEECH_CORPUS)
-    write(Results(header, scores, groups, examples, differences, training, faces))
+    write(Results(header, scores, groups, examples, differences, training, outcomes, faces))
     say(groups, differences)
 
 
@@ -147,6 +148,12 @@ def read_training(names: list[str]) -> dict[str, pandas.DataFrame]:
     """Training histories by prior; priors trained elsewhere have none."""
     files = {name: Path("data/training") / name / "history.csv" for name in names}
     return {name: pandas.read_csv(path) for name, path in files.items() if path.is_file()}
+
+
+def read_outcomes(names: list[str]) -> dict[str, dict[str, float]]:
+    """The last figures of training by prior; priors trained elsewhere have none."""
+    files = {name: Path("data/training") / name / "metrics.json" for name in names}
+    return {name: json.loads(path.read_text()) for name, path in files.items() if path.is_file()}
 
 
 def make_header(params: str, score_files: list[Path]) -> Header:

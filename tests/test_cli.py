@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ import soundfile
 from davss.cli import main
 from davss.config import PRESETS, SamplerConfig, SeparationConfig, parse, to_dict
 from davss.diffusion.prior import save_prior
+from davss.errors import ending_in_one_line
 from davss.flags import EXECUTION_HELP, SAMPLER_HELP
 from tests.priors import make_noise_prior, make_speech_prior
 
@@ -172,6 +175,20 @@ def test_info(folder, capsys):
     main(["info", str(folder / "speech")])
     described = json.loads(capsys.readouterr().out)
     assert described["kind"] == "speech" and described["parameters"] > 1000
+
+
+def test_a_reader_that_leaves_ends_it_without_a_word(folder):
+    command = [sys.executable, "-m", "davss.cli", "info", str(folder / "speech")]
+    reading, writing = os.pipe()
+    os.close(reading)  # as `head` does when it has what it wants
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+
+
+def test_a_broken_connection_is_not_taken_for_a_reader_that_left():
+    with pytest.raises(BrokenPipeError), ending_in_one_line():
+        raise BrokenPipeError
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,12 @@ def save_visual_encoder(encoder: VisualEncoder, folder: Path) -> None:
         temporary.write_text(json.dumps({"kind": "braven", **facts}, indent=2) + "\n")
 
 
+def encoder_file(folder: Path) -> Path | None:
+    """The file by which `folder` names its visual encoder, if there is one."""
+    files = (folder / name for name in ENCODER_FILES.values())
+    return next((file for file in files if file.is_file()), None)
+
+
 def load_visual_encoder(folder: Path) -> Eigenlips | LipSound | BravenLips:
     """The encoder that `folder` names; DavssError when it names none."""
     if (folder / LIPSOUND).is_file():

@@ -91,7 +91,7 @@ def save(state: dict[str, Any], folder: Path, keep: int = 2) -> Path:
     except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
         raise DavssError(
             f"{folder}: cannot save a checkpoint ({error}); free some space and run again to go on "
-            f"from {_newest_name(folder)}"
+            f"from {newest_name(folder)}"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -139,7 +139,8 @@ def _samples_seen(path: Path) -> int:
     return int(match[1]) if match else 0
 
 
-def _newest_name(folder: Path) -> str:
+def newest_name(folder: Path) -> str:
+    """The newest checkpoint in `folder` by name, for messages."""
     names = [path.name for path in _listed(folder)]
     return names[-1] if names else "the start"
 

@@ -210,7 +210,8 @@ def _cause(error: Exception, job: TrainingJob) -> Exception:
     if lost:
         return DavssError(
             f"training of {job.name}: workers died (killed, or out of memory) again and again; run "
-            f"the stage again to go on from the newest checkpoint in {job.checkpoints}"
+            f"the stage again to go on from {checkpoint.newest_name(job.checkpoints)} in "
+            f"{job.checkpoints}"
         )
     traces = "\n".join(str(failure) for failure in failures) or str(error)
     return RuntimeError(f"training of {job.name} failed:\n{traces}")

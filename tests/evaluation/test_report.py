@@ -310,6 +310,27 @@ def test_page_without_training_or_examples(results):
     assert "No example" in html and 'id="training"' not in html
 
 
+def test_training_has_its_gains_in_a_table_and_by_noise_level(results):
+    history = pandas.DataFrame(
+        {"samples_seen": [100, 200], "valid_loss": [1.0, 0.9]}
+        | {"valid_gain_sigma_0.1": [1.0, 2.0], "valid_loss_sigma_0.1": [1.0, 0.7]}
+    )
+    outcome = {"valid_gain": 3.018, "valid_gain_over_spectrum": -0.44}
+    outcome |= {"samples_seen": 2800, "seconds": 240.0}
+    old = {"samples_seen": 5, "seconds": 6.0}  # of a run that measured no gain
+    html = page.build_page(
+        replace(results, training={"wham": history}, outcomes={"wham": outcome, "speech": old})
+    )
+    table = html[html.index('id="training"') :]
+    rows = re.findall(r'<th scope="row">(.*?)</th>(.*?)</tr>', table, re.DOTALL)
+    cells = [(name, re.findall(r'<td class="n">(.*?)</td>', row)) for name, row in rows]
+    assert cells == [
+        ("WHAM!", ["+3.02", "−0.44", "2,800", "4.0"]),
+        ("speech", ["–", "–", "5", "0.1"]),
+    ]
+    assert "WHAM! prior: gain by σ" in table and "loss by σ" not in table
+
+
 def test_page_in_a_browser(html, tmp_path: Path):
     browsers = ("chromium", "chromium-browser", "google-chrome")
     browser = next(filter(None, map(shutil.which, browsers)), None)

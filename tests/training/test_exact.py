@@ -17,7 +17,7 @@ from davss.training import checkpoint, loop, reporter
 from davss.training.job import Worker
 from davss.training.launch import plan_resources
 from davss.training.watchdog import Watchdog
-from pipelines.train_prior import make_job
+from pipelines.training_job import make_job
 from tests.training.conftest import write_corpus, write_params
 
 

@@ -204,7 +204,9 @@ def trace(values: Mapping[str, np.ndarray], sources: list[str], title: str) -> l
 
 
 def training(history: pandas.DataFrame, name: str) -> list[str]:
-    """Training and validation loss of one prior, and validation loss by noise level if known."""
+    """Losses of one prior over the clips seen, and by noise level what is known: the gain over a
+    Wiener filter in dB, or else the validation loss.
+    """
     seen = history["samples_seen"] / 1000
     losses = [c for c in ("train_loss", "valid_loss") if c in history]
     last = ", ".join(f"{_spoken(c)} ends at {history[c].iloc[-1]:.3f}" for c in losses)
@@ -216,19 +218,27 @@ def training(history: pandas.DataFrame, name: str) -> list[str]:
             total.axes.plot(seen, history[column], color=SERIES[index], label=label, marker=".")
         total.axes.set(xlabel="clips seen (thousands)", ylabel="loss")
         total.axes.legend(fontsize=10)
-    prefix = "valid_loss_sigma_"
-    bins = [column for column in history if column.startswith(prefix)]
-    if not bins:
-        return [total.svg]
-    text = f"Validation loss of the {name} prior by noise level during training"
-    with chart(f"{name} prior: validation loss by σ", text) as levels:
-        for index, column in enumerate(bins):
+    gains = _by_level(history, "valid_gain_sigma_", f"{name} prior: gain by σ", "gain (dB)")
+    return [
+        total.svg,
+        *(gains or _by_level(history, "valid_loss_sigma_", f"{name} prior: loss by σ", "loss")),
+    ]
+
+
+def _by_level(history: pandas.DataFrame, prefix: str, title: str, unit: str) -> list[str]:
+    """A line for every noise level whose column begins with `prefix`; nothing without any."""
+    columns = [column for column in history if column.startswith(prefix)]
+    if not columns:
+        return []
+    with chart(title, f"{title}, on validation clips during training") as levels:
+        for index, column in enumerate(columns):
             colour, dash = SERIES[index % len(SERIES)], "-" if index < len(SERIES) else ":"
             label = f"σ = {column.removeprefix(prefix)}"
-            levels.axes.plot(seen, history[column], color=colour, ls=dash, label=label)
-        levels.axes.set(xlabel="clips seen (thousands)", ylabel="loss")
+            x, marker = history["samples_seen"] / 1000, "."
+            levels.axes.plot(x, history[column], marker, ls=dash, color=colour, label=label)
+        levels.axes.set(xlabel="clips seen (thousands)", ylabel=unit)
         levels.axes.legend(fontsize=9, ncols=2, handlelength=1.2)
-    return [total.svg, levels.svg]
+    return [levels.svg]
 
 
 def shared_limits(values: pandas.Series) -> tuple[float, float]:

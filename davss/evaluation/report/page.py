@@ -67,7 +67,8 @@ class Header:
 
 @dataclass(frozen=True)
 class Results:
-    """All that the page shows; `training` by prior name has the columns of history.csv.
+    """All that the page shows; `training` by prior name has the columns of history.csv,
+    `outcomes` the figures of metrics.json.
 
     Noise models without training are compared in a section of their own; all else, `examples` too,
     is about the trained priors.
@@ -79,6 +80,7 @@ class Results:
     examples: Sequence[Example]
     differences: Sequence[Difference] = ()
     training: Mapping[str, pandas.DataFrame] = field(default_factory=dict)
+    outcomes: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     faces: Sequence[Faces] = ()
 
 
@@ -109,6 +111,7 @@ def build_page(results: Results) -> str:
             [Markup(svg) for svg in charts.training(history, corpus(name))]
             for name, history in results.training.items()
         ],
+        outcomes=results.outcomes,
         faces=results.faces,
         scale=[f"rgb({r} {g} {b})" for r, g, b in palette()[:: len(palette()) // 12].tolist()],
         range_db=round(RANGE_DB),
@@ -160,7 +163,7 @@ def number(value: float, digits: int = 1) -> str:
 
 def signed(value: float, digits: int = 1) -> str:
     """Like `number`, with a plus sign where it is due."""
-    return ("+" if value > 0 else "") + number(value, digits)
+    return ("+" if value is not None and value > 0 else "") + number(value, digits)
 
 
 def corpus(name: str) -> str:
