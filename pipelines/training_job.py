@@ -230,7 +230,8 @@ def _visual_encoder(manifests: Path, reader: ShardReader) -> Path:
     path = encoder_file(manifests)
     if path is None:
         raise DavssError(
-            f"{manifests}: names no visual encoder; make it with `python -m pipelines.shards {SPEECH_CORPUS}`"
+            f"{manifests}: names no visual encoder; run `python -m pipelines.shards "
+            f"{SPEECH_CORPUS}`"
         )
     dim = load_visual_encoder(manifests).dim
     seen = reader.clips.key[reader.clips.num_frames > 0]
