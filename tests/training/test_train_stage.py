@@ -59,7 +59,7 @@ def kill_workers_until_the_end(stage: subprocess.Popen, count: int) -> int:
 
 @pytest.mark.slow
 def test_two_workers_killed_too_often_then_one_worker_goes_on(project, monkeypatch):
-    total = 4000
+    total = 800
     write_corpus("voxceleb2", True, monkeypatch)
     write_params(project, total_samples=total, validate_every=total // 2, checkpoint_every=8)
     stage = start("speech", DAVSS_NUM_WORKERS="2")
