@@ -249,7 +249,7 @@ def _row(
         "sample_rate": rate,
         "seed": seed,
     }
-    return set_levels(row, material.voices, background)  # type: ignore[arg-type]
+    return set_levels(row, material.voices, background)
 
 
 def _talkers(
@@ -298,9 +298,7 @@ def _long(reader: ShardReader, num_samples: int, speaker: str | None = None) -> 
     if speaker is not None:
         clips = clips[(clips.speaker == speaker) & (clips.num_frames > 0)]
     elif clips.empty:
-        raise DavssError(
-            f"{reader.manifest}: no clip is as long as experiment.seconds; lower it"
-        )
+        raise DavssError(f"{reader.manifest}: no clip is as long as experiment.seconds; lower it")
     return sorted(clips.key)
 
 

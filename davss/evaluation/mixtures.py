@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas
@@ -26,6 +26,12 @@ from davss.shards.reader import ShardReader
 
 LEVEL_DB = -25.0
 ACTIVE = 0.5  # a segment's RMS over its clip's: leaves out pauses
+
+
+class Clips(Protocol):
+    """Clips by key: a ShardReader, or several."""
+
+    def __getitem__(self, key: str, /) -> Clip: ...
 
 
 @dataclass(frozen=True)
@@ -148,7 +154,7 @@ def active_offset(clip: Clip, num_samples: int, rng: np.random.Generator) -> int
     return int(rng.choice(active))
 
 
-def set_levels(row: dict[str, Any], speech: ShardReader, noise: ShardReader) -> dict[str, Any]:
+def set_levels(row: dict[str, Any], speech: Clips, noise: Clips) -> dict[str, Any]:
     """Add the gains that make the segments' levels meet sir_db, snr_db and LEVEL_DB."""
     segments, background, _ = _segments(row, speech, noise)
     sir_db = 0.0 if row["num_speakers"] == 1 else row["sir_db"]
@@ -172,7 +178,7 @@ def _rms(signal: np.ndarray, name: str) -> np.ndarray:
 
 
 def _segments(
-    row: Mapping[str, Any], speech: ShardReader, noise: ShardReader
+    row: Mapping[str, Any], speech: Clips, noise: Clips
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Unscaled segments of a row: speech (K, T), noise (T,), lips (K, V, D) or None."""
     num_samples = round(row["seconds"] * row["sample_rate"])
@@ -197,7 +203,7 @@ def _cut(clip: Clip, start: int, num_samples: int, row: Mapping[str, Any]) -> np
     return segment
 
 
-def render(row: Mapping[str, Any], speech: ShardReader, noise: ShardReader) -> Mixture:
+def render(row: Mapping[str, Any], speech: Clips, noise: Clips) -> Mixture:
     """The signals of one row of the plan: speech (K, T) and noise (T,) as they are mixed."""
     segments, background, lips = _segments(row, speech, noise)
     gains = np.asarray(row["speech_gains"], np.float64)[:, None]
