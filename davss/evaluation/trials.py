@@ -24,11 +24,13 @@ import torch
 from tqdm import tqdm
 
 from davss.config import SamplerConfig, digest
-from davss.evaluation.experiments import IN_VIEW, MODELS, Arm, Trial, Voices, lips_for
+from davss.errors import DavssError
+from davss.evaluation.experiments import IN_VIEW, MODELS, Arm, Trial, Voices
 from davss.evaluation.metrics import si_sdr
 from davss.evaluation.mixtures import Mixture, render
 from davss.evaluation.runner import residual_db
 from davss.posterior.sampling import evaluations
+from davss.shards.contract import FPS, frames_of
 from davss.shards.reader import ShardReader
 from davss.storage import publish
 
@@ -201,6 +203,28 @@ class Worker:
     def render(self, row: dict[str, Any]) -> Mixture:
         """The signals of a row."""
         return render(row, self.job.voices, self.job.noises[row["condition"]])
+
+
+def lips_for(arm: Arm, row: dict[str, Any], voices: Voices) -> np.ndarray | None:
+    """What an arm sees, (L, V, D): of the speakers in view their own lips, late ones, or those of
+    a wrong clip; None where it sees nothing. Frames beyond a clip's ends repeat its last.
+    """
+    seen = row["pool"].count(IN_VIEW)
+    if arm.lips == "none" or not seen:
+        return None
+    places = list(zip(row["speech_keys"], row["speech_offsets"], strict=True))
+    if arm.lips == "wrong":
+        places = row["wrong"]
+    num_frames = frames_of(round(row["seconds"] * row["sample_rate"]), row["sample_rate"])
+    shift = round(arm.shift * FPS)
+    found = []
+    for key, first in places[:seen]:
+        features = voices[key].lips
+        if features is None:
+            raise DavssError(f"{key}: has no lips; build shards anew")
+        frames = np.arange(first - shift, first - shift + num_frames)
+        found.append(features[frames.clip(0, len(features) - 1)])
+    return np.stack(found)
 
 
 def scores(mixture: Mixture, sources: np.ndarray, error: str | None) -> dict[str, Any]:
