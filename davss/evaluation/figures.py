@@ -89,7 +89,9 @@ def _draw_noise_models(figure: Any, table: pandas.DataFrame) -> None:
         axes.set_xlabel("input SNR (dB)")
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("SI-SDR (dB), 95 % intervals")
-    figure.axes[-1].legend(fontsize=8, frameon=False, bbox_to_anchor=(1.01, 1), loc="upper left")
+    # One speaker comes first, and has the peers too.
+    handles = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*handles, fontsize=8, frameon=False, loc="outside right upper")
 
 
 def _draw_lips(figure: Any, table: pandas.DataFrame) -> None:

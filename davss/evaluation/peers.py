@@ -47,8 +47,9 @@ def run_peers(
         raise DavssError(f"{python}: benchmarks/peers.py failed; install the extra 'peers' there")
     found, results = [], []
     for peer in sorted(path.name for path in folder.iterdir() if path.name != "noisy"):
-        arm = Arm(peer, peer, SamplerConfig())
         for row in rows.values():
+            # What they are given belongs to the figure: without their upper band some are worse.
+            arm = Arm(f"{peer}, given {row['sample_rate'] / 1000:g} kHz", peer, SamplerConfig())
             found.append(Trial(arm, row))
             results.append(_score(folder / peer / f"{_name(row)}.wav", mixtures[_name(row)]))
     return found, results

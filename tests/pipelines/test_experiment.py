@@ -89,10 +89,10 @@ def test_peers_are_scored_on_the_mixtures_of_one_speaker(params, tmp_path, monke
     monkeypatch.setenv("DAVSS_PEERS", sys.executable)
     experiment.main(["noise_models"])
     found = pandas.read_csv("docs/results/noise_models.csv")
-    half = found[(found.model == "half") & (found.who == "all")]
+    half = found[(found.model == "half, given 8 kHz") & (found.who == "all")]
     assert half.si_sdr.tolist() == pytest.approx(half.si_sdr_mixture.tolist(), abs=1e-3)
     assert half.mixtures.tolist() == [2] and half.si_sdri.tolist() == pytest.approx([0], abs=1e-3)
-    assert {"wham", "nmf", "gaussian", "none", "half"} == set(found.model)
+    assert {"wham", "nmf", "gaussian", "none", "half, given 8 kHz"} == set(found.model)
 
 
 def test_without_peers_the_table_is_made_all_the_same(params, capsys):
