@@ -35,7 +35,7 @@ from davss.evaluation.peers import run_peers
 from davss.evaluation.trials import Job, calls, kept, path_of, run_trials
 from davss.posterior.separator import Separator
 from davss.shards.reader import ShardReader
-from davss.storage import code_digests, publish, shard_store, storage_root
+from davss.storage import code_digests, publish, sha256, shard_store, storage_root
 from pipelines import run
 from pipelines.separate import CODE, PRIORS, contents, num_actors, read_noise_model, read_prior
 
@@ -69,7 +69,8 @@ def main(argv: list[str] | None = None) -> None:
         trials, desk.job, desk.folder, execution.batch_size, desk.processes, arguments.name
     )
     if arguments.name == "noise_models" and (python := peers_python()):
-        others = run_peers(trials, desk.job, desk.peers, python, ROOT / "benchmarks" / "peers.py")
+        script = ROOT / "benchmarks" / "peers.py"
+        others = run_peers(trials, desk.job, desk.peers_folder(script), python, script)
         trials, results = [*trials, *others[0]], [*results, *others[1]]
     frame = results_frame(trials, results)
     if frame.si_sdr.isna().all():
@@ -96,7 +97,6 @@ class Desk:
 
     def __init__(self, name: Name, material: Material, execution: SeparationConfig) -> None:
         self.storage = storage_root().resolve() / "experiments" / name
-        self.peers = storage_root().resolve() / "experiments" / "peers"
         self.processes = num_actors() or (1 if torch.cuda.is_available() else _cores())
         self.speech_prior = read_prior(PRIORS / "speech", SpeechPrior, "train_speech")
         readers = [material.speech, material.others, *material.noises.values()]
@@ -122,6 +122,10 @@ class Desk:
         used = self.models[arm.noise][1]
         about = [arm.sampler, arm.lips, arm.shift, used, self.inputs]
         return self.storage / config.digest(*about)
+
+    def peers_folder(self, script: Path) -> Path:
+        """Where the peers' wavs are kept: named by the shards and the peers' program."""
+        return self.storage.parent / "peers" / config.digest(self.inputs[0], sha256(script))
 
 
 def make_separator(arm: Arm, execution: SeparationConfig) -> Separator:
