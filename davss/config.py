@@ -244,6 +244,36 @@ class ReportConfig:
     examples_per_condition: Count = 3
 
 
+@_settings
+class ExperimentConfig:
+    """The experiments on small priors (docs/results.md): what is mixed, and how much of it."""
+
+    mixtures: Count = 40  # of each cell of a table
+    seconds: Positive = 2.8
+    speech_corpus: str = "speech"  # data/shards/NAME: speakers without lips, off-screen
+    lips_speaker: str | None = None  # of VoxCeleb2's test; None: whoever has the most clips there
+    noise: str = "wham"  # noise of all experiments but `conditions`; its prior is matched
+    snr_db: tuple[float, ...] = (0.0, 5.0, 10.0)  # of noise_models
+    num_speakers: tuple[Literal[1, 2], ...] = (1, 2)  # of noise_models
+    guidance_weights: tuple[NonNegative, ...] = (0.0, 0.5, 1.0, 2.0)  # of lips, with right lips
+    lips_weight: NonNegative = 0.5  # of lips, with all others
+    lips_shifts: tuple[Positive, ...] = (0.2, 0.4)  # seconds by which lips come too late
+    lips_snr_db: float = 10.0
+    conditions_snr_db: float = 5.0
+    cost_mixtures: Count = 20
+    cost_snr_db: float = 5.0
+    cost_samplers: tuple[str, ...] = (
+        "daps 5",
+        "daps 10",
+        "daps 20",
+        "daps 5 × 4",
+        "fast",
+        "dps 10",
+        "dps 20",
+        "dps 40",
+    )
+
+
 def _explain(error: ValidationError, where: str) -> str:
     first = error.errors()[0]
     key = ".".join([where, *(str(part) for part in first["loc"])]).strip(".")

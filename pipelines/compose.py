@@ -16,13 +16,14 @@ import yaml
 
 from davss import config
 from davss.errors import DavssError
+from davss.evaluation import experiments
 from davss.storage import publish
 
 CONF = Path(__file__).parent / "conf"
 
 NoiseCorpus = Literal["wham", "dns"]
 SECTIONS: dict[str, Any] = {
-    "profile": Literal["demo", "paper"],
+    "profile": Literal["demo", "paper", "small"],
     "seed": int,
     "noise_priors": list[NoiseCorpus],
     "noise_models": list[Literal[NoiseCorpus, config.NoiseModel]],
@@ -37,6 +38,8 @@ SECTIONS: dict[str, Any] = {
     "sampler": config.SamplerConfig,
     "separation": config.SeparationConfig,
     "report": config.ReportConfig,
+    "experiments": list[experiments.Name],
+    "experiment": config.ExperimentConfig,
 }
 
 
@@ -103,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Compose, validate, and write or compare params.yaml."""
     parser = argparse.ArgumentParser(prog="pipelines.compose", description=__doc__)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
-    parser.add_argument("--profile", default="demo", help="demo (default) or paper")
+    parser.add_argument("--profile", default="demo", help="demo (default), paper or small")
     parser.add_argument(
         "--params", type=Path, default=Path("params.yaml"), help="the file to write"
     )

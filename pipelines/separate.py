@@ -52,7 +52,7 @@ SPEECH, SPEECH_CORPUS = "speech", "voxceleb2"
 PRIORS = Path("data/priors")
 UNTRAINED: tuple[NoiseModel, ...] = get_args(NoiseModel)
 # Estimates of other code are other estimates; dvc.yaml lists these files.
-_CODE = (
+CODE = (
     *(denoiser, guidance, prior_module, schedule, film, layers, ncsnpp),
     *(daps, dps, likelihood, noise_models, recordings, residual, sampling, separator, spectrum),
     *(steps, trace, uncertainty, windows, mixtures_module),
@@ -74,11 +74,11 @@ def main(argv: list[str] | None = None) -> None:
     sampler = load_section(arguments.params, "sampler", SamplerConfig)
     execution = load_section(arguments.params, "separation", SeparationConfig)
     seed = load_section(arguments.params, "seed", int)
-    num_actors = _num_actors()
+    actors = num_actors()
     mixtures = Path("data/mixtures") / f"{condition}.parquet"
     manifest = read_manifest(mixtures, f"dvc repro mixtures@{condition}")
     job = make_job(noise, condition, sampler, seed, sha256(mixtures), execution)
-    estimates = run_separation(manifest, job, execution.batch_size, num_actors)
+    estimates = run_separation(manifest, job, execution.batch_size, actors)
     path = Path("data/estimates") / f"{noise}-{condition}.parquet"
     with publish(path) as temporary:
         estimates.to_parquet(temporary, index=False)
@@ -107,8 +107,8 @@ def make_job(
         for corpus in (SPEECH_CORPUS, condition)
     ]
     shards = [sorted(set(reader.clips.shard)) for reader in readers]
-    inputs = [mixtures, shards, _contents(PRIORS / SPEECH), used]
-    digest = config.digest(sampler, seed, inputs, code_digests(_CODE))
+    inputs = [mixtures, shards, contents(PRIORS / SPEECH), used]
+    digest = config.digest(sampler, seed, inputs, code_digests(CODE))
     return SeparationJob(
         render=partial(render, speech=readers[0], noise=readers[1]),
         make_separator=partial(
@@ -126,7 +126,7 @@ def read_noise_model(noise: str) -> tuple[NoisePrior | NoiseModel, list[str]]:
         if model == noise:
             return model, [model]
     prior = read_prior(PRIORS / noise, NoisePrior, f"train_noise@{noise}")
-    return prior, _contents(PRIORS / noise)
+    return prior, contents(PRIORS / noise)
 
 
 Prior = TypeVar("Prior", SpeechPrior, NoisePrior)
@@ -142,11 +142,13 @@ def read_prior(folder: Path, kind: type[Prior], stage: str) -> Prior:
     return prior
 
 
-def _contents(folder: Path) -> list[str]:
+def contents(folder: Path) -> list[str]:
+    """The sha256 of every file of a prior."""
     return [sha256(path) for path in sorted(folder.iterdir())]
 
 
-def _num_actors() -> int | None:
+def num_actors() -> int | None:
+    """What DAVSS_NUM_ACTORS says; DavssError unless that is a number."""
     text = os.environ.get("DAVSS_NUM_ACTORS")
     if text is None:
         return None

