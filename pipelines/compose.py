@@ -16,7 +16,6 @@ import yaml
 
 from davss import config
 from davss.errors import DavssError
-from davss.evaluation import experiments
 from davss.storage import publish
 
 CONF = Path(__file__).parent / "conf"
@@ -38,7 +37,7 @@ SECTIONS: dict[str, Any] = {
     "sampler": config.SamplerConfig,
     "separation": config.SeparationConfig,
     "report": config.ReportConfig,
-    "experiments": list[experiments.Name],
+    "experiments": list[config.ExperimentName],
     "experiment": config.ExperimentConfig,
 }
 

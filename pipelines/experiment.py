@@ -24,11 +24,17 @@ import pandas
 import torch
 
 from davss import config
-from davss.config import ExperimentConfig, SamplerConfig, SeparationConfig, load_section
+from davss.config import (
+    ExperimentConfig,
+    ExperimentName,
+    SamplerConfig,
+    SeparationConfig,
+    load_section,
+)
 from davss.diffusion.prior import NoisePrior, SpeechPrior
 from davss.errors import DavssError
 from davss.evaluation import trials as trials_module
-from davss.evaluation.experiments import SPEECH, Arm, Material, Name, Trial, plan
+from davss.evaluation.experiments import SPEECH, Arm, Material, Trial, plan
 from davss.evaluation.figures import draw, markdown
 from davss.evaluation.findings import results_frame, table
 from davss.evaluation.peers import run_peers
@@ -49,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="pipelines.experiment", description=(__doc__ or "").split("\n\n")[0]
     )
-    parser.add_argument("name", choices=get_args(Name), help="the experiment")
+    parser.add_argument("name", choices=get_args(ExperimentName), help="the experiment")
     parser.add_argument("--params", default="params.yaml", help="settings (default: params.yaml)")
     parser.add_argument("--limit", type=int, help="only the first N mixtures of each cell")
     parser.add_argument("--dry-run", action="store_true", help="say what there is to do, and stop")
@@ -80,7 +86,7 @@ def main(argv: list[str] | None = None) -> None:
     write(arguments.name, table(arguments.name, frame, material.config.noise), arguments.out)
 
 
-def read_material(name: Name, params: str) -> Material:
+def read_material(name: ExperimentName, params: str) -> Material:
     """The shards that an experiment needs, and its settings."""
     settings = load_section(params, "experiment", ExperimentConfig)
     seed = load_section(params, "seed", int)
@@ -95,7 +101,9 @@ def read_material(name: Name, params: str) -> Material:
 class Desk:
     """The job of an experiment, and where its results are kept."""
 
-    def __init__(self, name: Name, material: Material, execution: SeparationConfig) -> None:
+    def __init__(
+        self, name: ExperimentName, material: Material, execution: SeparationConfig
+    ) -> None:
         self.storage = storage_root().resolve() / "experiments" / name
         self.processes = num_actors() or (1 if torch.cuda.is_available() else _cores())
         self.speech_prior = read_prior(PRIORS / "speech", SpeechPrior, "train_speech")
@@ -174,7 +182,7 @@ def time_of_pass(prior: SpeechPrior, seconds: float, threads: int | None, batch:
     return (time.perf_counter() - begin) / (3 * batch)
 
 
-def write(name: Name, found: pandas.DataFrame, out: Path) -> None:
+def write(name: ExperimentName, found: pandas.DataFrame, out: Path) -> None:
     """Table and plot, each whole or not at all."""
     texts: dict[str, Any] = {"csv": found.round(4).to_csv(index=False), "md": markdown(found)}
     for suffix, text in texts.items():

@@ -15,6 +15,7 @@ from davss.config import PriorConfig, ShardsConfig, TrainingConfig
 from davss.diffusion.prior import NoisePrior, PriorInfo, SpeechPrior
 from davss.errors import DavssError
 from davss.networks.eigenlips import Eigenlips
+from davss.networks.lipsound import BANDS, LipSound
 from davss.networks.visual import BravenLips
 from davss.profiling.forecast import ASSUMED_TFLOPS
 from davss.training import checkpoint, launch, loop
@@ -28,7 +29,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="say what would be done and stop")
     planned = parser.add_argument_group("what a dry run plans for")
     planned.add_argument("--gpus", type=int, metavar="N", help="workers with a GPU each")
-    planned.add_argument("--profile", help="demo or paper, in place of the params file")
+    planned.add_argument("--profile", help="demo, paper or small, in place of the params file")
     planned.add_argument(
         "--gpu-tflops",
         type=float,
@@ -78,7 +79,10 @@ def _planned_prior(name: str, params: Path) -> SpeechPrior | NoisePrior:
     if shards.visual_encoder == "braven":
         return SpeechPrior(info, BravenLips("", 1024, 16, 4096, 24))  # Large
     basis = np.zeros((1, shards.num_components), np.float32)
-    return SpeechPrior(info, Eigenlips(basis, np.ones(2 * shards.num_components, np.float32)))
+    encoder = Eigenlips(basis, np.ones(2 * shards.num_components, np.float32))
+    if shards.visual_encoder == "lipsound":
+        return SpeechPrior(info, LipSound(encoder, np.zeros((1, BANDS), np.float32)))
+    return SpeechPrior(info, encoder)
 
 
 def describe(

@@ -1,4 +1,4 @@
-"""Write the speech of Debian packages as a corpus of speakers, OUT/SPEAKER/NNNN.flac.
+"""Write the speech of Debian packages as a corpus of speakers, OUT/SPEAKER/LEVEL_NNN.flac.
 
     apt-get download fillets-ng-data-cs fillets-ng-data-nl
     for package in *.deb; do dpkg-deb -x $package debian; done
@@ -74,4 +74,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, reads_params=False)

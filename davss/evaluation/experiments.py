@@ -19,13 +19,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from davss.config import PRESETS, ExperimentConfig, SamplerConfig, changed
+from davss.config import PRESETS, ExperimentConfig, ExperimentName, SamplerConfig, changed
 from davss.errors import DavssError
 from davss.evaluation.mixtures import active_offset, common_rate, seeded, set_levels
 from davss.shards.contract import Clip
 from davss.shards.reader import ShardReader
 
-Name = Literal["noise_models", "lips", "conditions", "cost"]
 MODELS = ("nmf", "gaussian", "none")  # beside the diffusion prior
 IN_VIEW, OFF_SCREEN = "lips", "off-screen"
 SPEECH = "voxceleb2"  # corpus with lips
@@ -91,7 +90,7 @@ class Material:
         return person
 
 
-def plan(name: Name, material: Material, sampler: SamplerConfig) -> list[Trial]:
+def plan(name: ExperimentName, material: Material, sampler: SamplerConfig) -> list[Trial]:
     """All trials of an experiment; DavssError when a corpus has too few clips long enough."""
     planners = {"noise_models": noise_models, "lips": lips, "conditions": conditions, "cost": cost}
     return planners[name](material, sampler)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas
 
-from davss.evaluation.experiments import Name
+from davss.config import ExperimentName
 
 HEADS = {
     "speakers": "K",
@@ -58,7 +58,7 @@ def _cell(name: str, line: dict[Any, Any]) -> str:
     return text.replace("-", "−")
 
 
-def draw(name: Name, table: pandas.DataFrame, path: Path) -> None:
+def draw(name: ExperimentName, table: pandas.DataFrame, path: Path) -> None:
     """The plot of an experiment's table as svg."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure

@@ -15,7 +15,8 @@ import numpy as np
 import pandas
 from scipy import stats
 
-from davss.evaluation.experiments import Name, Trial
+from davss.config import ExperimentName
+from davss.evaluation.experiments import Trial
 
 LEVEL = 0.95
 
@@ -73,7 +74,7 @@ def difference(first: pandas.Series, second: pandas.Series) -> tuple[float, floa
     return interval((first - second).dropna())
 
 
-def table(name: Name, frame: pandas.DataFrame, noise: str) -> pandas.DataFrame:
+def table(name: ExperimentName, frame: pandas.DataFrame, noise: str) -> pandas.DataFrame:
     """The lines of an experiment's table; `noise` is the prior that others are compared to."""
     tables: dict[str, Callable[[], pandas.DataFrame]] = {
         "noise_models": lambda: noise_models(frame, noise),

@@ -34,7 +34,8 @@ def run_peers(
     wavs are kept in `folder`. DavssError when the peers' program fails.
     """
     rows = {trial.row["key"]: trial.row for trial in trials if trial.row["num_speakers"] == 1}
-    mixtures = {_name(row): Worker(job).render(row) for row in rows.values()}
+    render = Worker(job).render
+    mixtures = {_name(row): render(row) for row in rows.values()}
     for name, mixture in mixtures.items():
         path = folder / "noisy" / f"{name}.wav"
         if not path.is_file():

@@ -23,13 +23,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from davss.config import SamplerConfig, digest
+from davss.config import digest
+from davss.diffusion.guidance import plan_branches
 from davss.errors import DavssError
 from davss.evaluation.experiments import IN_VIEW, MODELS, Arm, Trial, Voices
 from davss.evaluation.metrics import si_sdr
 from davss.evaluation.mixtures import Mixture, render
 from davss.evaluation.runner import residual_db
 from davss.posterior.sampling import evaluations
+from davss.profiling.counting import GRADIENT_SAMPLERS
 from davss.shards.contract import FPS, frames_of
 from davss.shards.reader import ShardReader
 from davss.storage import publish
@@ -120,13 +122,9 @@ def calls(trial: Trial) -> int:
     """
     sampler, row = trial.arm.sampler, trial.row
     seen = row["pool"].count(IN_VIEW) if trial.arm.lips != "none" else 0
-    guided = seen if sampler.guidance_weight else 0
-    networks = row["num_speakers"] + guided + (trial.arm.noise not in MODELS)
-    return evaluations(sampler) * networks * _passes(sampler)
-
-
-def _passes(sampler: SamplerConfig) -> int:
-    return 3 if sampler.name == "dps" else 1
+    signals = plan_branches(row["num_speakers"], seen, sampler).total
+    signals += trial.arm.noise not in MODELS
+    return evaluations(sampler) * signals * (3 if sampler.name in GRADIENT_SAMPLERS else 1)
 
 
 def _work(batches: Sequence[Batch], job: Job, num_processes: int) -> Iterator[Done]:

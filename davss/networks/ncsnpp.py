@@ -68,6 +68,11 @@ class NCSNpp(nn.Module):
         self.film = FiLM(film_dim, sites, levels) if film_dim else None
 
     @property
+    def num_inputs(self) -> int:
+        """Channels that the U-Net sees."""
+        return 2 + layers.SPECTRAL_CHANNELS * self.spectral
+
+    @property
     def _outputs(self) -> int:
         return 3 if self.spectral else 2
 
@@ -83,8 +88,7 @@ class NCSNpp(nn.Module):
     def _add_encoder(self, channels: list[int], embedding: int) -> list[int]:
         add = self.all_modules.append
         c = channels[0]
-        inputs = 2 + layers.SPECTRAL_CHANNELS * self.spectral
-        add(layers.conv(inputs, c, 3))
+        add(layers.conv(self.num_inputs, c, 3))
         skips = [c]
         for level, c_out in enumerate(channels):
             add(layers.ResnetBlock(c, c_out, embedding))
@@ -92,7 +96,7 @@ class NCSNpp(nn.Module):
             skips.append(c)
             if level < self.num_levels - 1:
                 add(layers.ResnetBlock(c, c, embedding, layers.downsample))
-                add(layers.Combine(inputs, c))
+                add(layers.Combine(self.num_inputs, c))
                 skips.append(c)
         add(layers.ResnetBlock(c, c, embedding))
         add(layers.AttentionBlock(c))
@@ -151,7 +155,7 @@ class NCSNpp(nn.Module):
         return self.film(lips, has_lips, batch, frames, frames + -frames % FRAME_MULTIPLE)
 
     def _unet(self, x: Tensor, c_noise: Tensor, modulations: Modulations) -> Tensor:
-        """(B, 2, F, N) → (B, 2, F, N), N a multiple of 16."""
+        """(B, 2, F, N) → (B, 2, F, N), N a multiple of 16; with `spectral` 7 channels → 3."""
         film = iter(modulations)
         condition = (lambda h: modulate(h, *next(film))) if modulations else (lambda h: h)
         modules = (self._remembering(module) for module in self.all_modules)

@@ -114,7 +114,7 @@ def pass_flops(prior: SpeechPrior | NoisePrior | NoiseModel, num_samples: int) -
     bins, _, padded = spectrogram_shape(prior, num_samples)
     with torch.device("meta"), torch.enable_grad():
         # not the waveform: the inverse STFT looks at values, which the meta device has not
-        x = torch.empty(1, 2, bins, padded, requires_grad=True)
+        x = torch.empty(1, original.num_inputs, bins, padded, requires_grad=True)
         modulations = twin.condition(None, None, 1, num_samples)
         with FlopCounterMode(display=False) as forward:
             # that of the class: the instance's own may be compiled

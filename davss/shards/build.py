@@ -132,23 +132,24 @@ def _fitted(table: ClipTable, config: ShardsConfig, store: Store, notes: str) ->
         if store.stat(name) is None:
             rows = table.rows_of("train")
             rows = rows[table.has_video()[rows]][: config.encoder_fit_clips]
-            mouths = (mouth for mouth, _ in _read_clips(table, rows, config, "mouths"))
-            encoder: Eigenlips | LipSound = Eigenlips.fit(mouths, config.num_components)
-            if config.visual_encoder == "lipsound" and isinstance(encoder, Eigenlips):
-                pairs = _read_clips(table, rows, config, "sounds")
-                encoder = LipSound.fit(encoder, pairs, config.sample_rate)
-            encoder.save(path)
+            mouths = (mouth for mouth, _ in _read_clips(table, rows, config, with_sound=False))
+            basis = Eigenlips.fit(mouths, config.num_components)
+            if config.visual_encoder == "lipsound":
+                pairs = _read_clips(table, rows, config, with_sound=True)
+                LipSound.fit(basis, pairs, config.sample_rate).save(path)
+            else:
+                basis.save(path)
             store.put(path, name)
         store.fetch(name, path)
         return visual.load_visual_encoder(Path(folder))
 
 
 def _read_clips(
-    table: ClipTable, rows: np.ndarray, config: ShardsConfig, what: str
+    table: ClipTable, rows: np.ndarray, config: ShardsConfig, *, with_sound: bool
 ) -> Iterator[Pair]:
     """Mouths (V, 96, 96) and sound (T,), which is empty where mouths alone are wanted."""
-    chosen = ((clip, config, what == "sounds") for clip in table.clips(rows))
-    label = f"{config.visual_encoder}: {what}"
+    chosen = ((clip, config, with_sound) for clip in table.clips(rows))
+    label = f"{config.visual_encoder}: mouths" + (" and sounds" if with_sound else "")
     return _found(tasks.in_order(_read_or_reason, chosen, len(rows), label, _ended_the_process))
 
 

@@ -82,7 +82,7 @@ def saved_bytes(prior: SpeechPrior | NoisePrior, num_samples: int) -> int:
     with torch.device("meta"):
         twin = type(prior)(*_arguments(prior)).network
         bins, _, padded = spectrogram_shape(prior, num_samples)
-        x, c_noise = torch.empty(1, 2, bins, padded), torch.empty(1)
+        x, c_noise = torch.empty(1, twin.num_inputs, bins, padded), torch.empty(1)
     weights = {id(p) for p in twin.parameters()}
     storages: dict[int, Tensor] = {}  # held, so that no id is used twice
 

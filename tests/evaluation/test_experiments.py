@@ -12,7 +12,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import pandas
 import pytest
 import torch
 
@@ -24,38 +23,11 @@ from davss.evaluation.figures import draw, markdown
 from davss.evaluation.mixtures import render
 from davss.evaluation.trials import Job, Worker, batches_of, calls, lips_for, run_trials
 from davss.shards.contract import Clip
+from tests.evaluation.test_mixtures import RATE, Reader
 
-RATE, FRAME = 8000, 320
+FRAME = 320
 SAMPLER = SamplerConfig(num_steps=3, guidance_weight=0.0)
 CONFIG = ExperimentConfig(mixtures=6, seconds=1.0, cost_mixtures=2, speech_corpus="speech")
-
-
-@dataclass(frozen=True)
-class Reader:
-    """Clips in memory behind ShardReader's face."""
-
-    stored: dict[str, Clip]
-    sample_rate: int = RATE
-    manifest: Path = Path("test.clips.parquet")
-
-    @property
-    def clips(self) -> pandas.DataFrame:
-        rows = [
-            {
-                "key": key,
-                "speaker": clip.meta["speaker"],
-                "num_samples": len(clip.audio),
-                "num_frames": 0 if clip.lips is None else len(clip.lips),
-            }
-            for key, clip in self.stored.items()
-        ]
-        return pandas.DataFrame(rows)
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.stored
-
-    def __getitem__(self, key: str) -> Clip:
-        return self.stored[key]
 
 
 def make_reader(prefix: str, speakers: list[str], lips: bool, frames: int = 50) -> Reader:

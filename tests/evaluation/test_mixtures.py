@@ -29,10 +29,18 @@ class Reader:
     @property
     def clips(self) -> pandas.DataFrame:
         rows = [
-            {"key": key, "speaker": clip.meta["speaker"], "num_samples": len(clip.audio)}
+            {
+                "key": key,
+                "speaker": clip.meta["speaker"],
+                "num_samples": len(clip.audio),
+                "num_frames": 0 if clip.lips is None else len(clip.lips),
+            }
             for key, clip in self.stored.items()
         ]
         return pandas.DataFrame(rows)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.stored
 
     def __getitem__(self, key: str) -> Clip:
         return self.stored[key]

@@ -149,10 +149,11 @@ def test_the_program_leaves_out_what_is_not_installed(tmp_path, monkeypatch, cap
 def test_the_profile_of_small_priors_has_every_experiment():
     from typing import get_args
 
-    from davss.evaluation.experiments import Name
     from pipelines.compose import compose
 
     small, paper = (yaml.safe_load(compose(name)) for name in ("small", "paper"))
-    assert small["experiments"] == list(get_args(Name)) and paper["experiments"] == []
+    assert (
+        small["experiments"] == list(get_args(config.ExperimentName)) and paper["experiments"] == []
+    )
     default = config.to_dict(config.ExperimentConfig())
     assert paper["experiment"] == default

@@ -150,7 +150,9 @@ def test_videos_without_faces_or_of_another_rate_are_told_apart(tmp_path):
     write_video(folder / "test/mp4/id2/b/00001.mp4", 25)
     whole = (folder / "dev/mp4/id1/a/00001.mp4").read_bytes()
     (folder / "dev/mp4/id1/a/00003.mp4").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DavssError, match=r"visual encoder: no training clip shows a mouth; the last: "):
+    with pytest.raises(
+        DavssError, match=r"visual encoder: no training clip shows a mouth; the last: "
+    ):
         build_shards(
             "voxceleb2", voxceleb2.scan(folder, 0.0), CONFIG, tmp_path / "out", tmp_path / "st"
         )
