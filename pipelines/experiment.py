@@ -1,6 +1,7 @@
 """Stage: one experiment on trained priors → docs/results/NAME.{md,csv,svg}.
 
     python -m pipelines.experiment {noise_models,lips,conditions,cost} [--dry-run] [--limit N]
+    python -m pipelines.experiment cost --split valid --out build    # to choose a sampler by
 
 What is mixed and how is the section `experiment` of the params, the sampler its section `sampler`.
 Every trial's result is kept in $DAVSS_STORAGE/experiments/NAME (or ./storage), where an interrupted
@@ -58,12 +59,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("name", choices=get_args(ExperimentName), help="the experiment")
     parser.add_argument("--params", default="params.yaml", help="settings (default: params.yaml)")
     parser.add_argument("--limit", type=int, help="only the first N mixtures of each cell")
+    text = "whose clips are mixed (default: test); what is chosen should be chosen on valid"
+    parser.add_argument("--split", choices=("test", "valid"), default="test", help=text)
     parser.add_argument("--dry-run", action="store_true", help="say what there is to do, and stop")
     parser.add_argument("--out", type=Path, default=Path("docs/results"), help="where it goes")
     arguments = parser.parse_args(argv)
     sampler = load_section(arguments.params, "sampler", SamplerConfig)
     execution = load_section(arguments.params, "separation", SeparationConfig)
-    material = read_material(arguments.name, arguments.params)
+    material = read_material(arguments.name, arguments.params, arguments.split)
     trials = plan(arguments.name, material, sampler)
     if arguments.limit:
         trials = [t for t in trials if int(t.row["key"].rsplit("-", 1)[1]) < arguments.limit]
@@ -86,14 +89,14 @@ def main(argv: list[str] | None = None) -> None:
     write(arguments.name, table(arguments.name, frame, material.config.noise), arguments.out)
 
 
-def read_material(name: ExperimentName, params: str) -> Material:
+def read_material(name: ExperimentName, params: str, split: str = "test") -> Material:
     """The shards that an experiment needs, and its settings."""
     settings = load_section(params, "experiment", ExperimentConfig)
     seed = load_section(params, "seed", int)
     readers: dict[str, ShardReader] = {}
     noises = NOISES if name == "conditions" else (settings.noise,)
     for corpus in {SPEECH, settings.speech_corpus, *noises}:
-        readers[corpus] = ShardReader(Path("data/shards") / corpus, shard_store(), "test")
+        readers[corpus] = ShardReader(Path("data/shards") / corpus, shard_store(), split)
     speech, others = readers[SPEECH], readers[settings.speech_corpus]
     return Material(speech, others, {noise: readers[noise] for noise in noises}, settings, seed)
 

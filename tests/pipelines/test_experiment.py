@@ -58,6 +58,16 @@ def test_a_dry_run_says_what_there_is_to_do_and_writes_nothing(params, capsys):
     assert not Path("docs").exists() and not Path("storage/experiments").exists()
 
 
+def test_a_sampler_is_chosen_on_validation_clips(params, capsys):
+    with pytest.raises(DavssError, match="valid.clips.parquet"):
+        experiment.main(["cost", "--split", "valid", "--dry-run"])
+    for corpus in ("voxceleb2", "wham"):
+        manifest = Path("data/shards") / corpus / "test.clips.parquet"
+        manifest.rename(manifest.with_name("valid.clips.parquet"))
+    experiment.main(["cost", "--split", "valid", "--dry-run"])
+    assert "2 trials of 1 arms" in capsys.readouterr().out
+
+
 def test_the_stage_writes_table_and_plot_and_resumes(params, capsys, monkeypatch):
     experiment.main(["cost", "--limit", "1"])
     assert pandas.read_csv("docs/results/cost.csv").mixtures.tolist() == [1]
