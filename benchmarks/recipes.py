@@ -68,7 +68,7 @@ def some(history: pandas.DataFrame) -> pandas.DataFrame:
 
 
 def draw(found: pandas.DataFrame, path: Path) -> None:
-    """Gain against minutes as svg, a panel for the mean and one for each σ that gains."""
+    """Gain against minutes as svg, a panel for the mean and one for each σ."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
