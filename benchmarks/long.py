@@ -5,7 +5,8 @@
 One test speaker of the demo talks, clip after clip, in test noise at 5 dB; a recording of every
 length is separated in a process of its own, whose peak memory is read before and after, and once
 more with two seconds in front, which moves the windows. Error at seams is that of the speech where
-two windows overlap, relative to that of the same stretches where the other windows do not.
+two windows overlap, relative to that of the same stretches where the other windows do not. The
+plot, docs/long.svg, shows the memory of the process all along.
 
 Shapes: T samples · V video frames · D visual feature size.
 """
@@ -19,12 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import davss
 from davss.config import PRESETS, SamplerConfig, changed
 from davss.errors import ending_in_one_line
+from davss.posterior.steps import Step
 from davss.shards.reader import ShardReader
 
 SNR_DB = 5.0
@@ -37,16 +41,19 @@ def main() -> None:
     parser.add_argument("--preset", choices=PRESETS, default="fast")
     parser.add_argument("--num-samples", type=int, default=1, help="draws (default: 1)")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--plot", type=Path, default=Path("docs/long.svg"), help="of the memory")
     arguments = parser.parse_args()
     sampler = changed(PRESETS[arguments.preset], num_samples=arguments.num_samples)
     print(
         "| minutes | windows | s | real-time factor | memory before | growth | SI-SDR mixture "
         "| SI-SDR | error at seams |\n|---|---|---|---|---|---|---|---|---|"
     )
+    curves = {}
     context = multiprocessing.get_context("spawn")
     for minutes in arguments.minutes:
         with context.Pool(1) as pool:
             row = pool.apply(measure, (minutes, sampler, arguments.threads))
+        curves[minutes] = row["curve"]
         print(
             f"| {minutes:g} | {row['windows']} | {row['seconds']:.0f} "
             f"| {row['seconds'] / 60 / minutes:.2f} | {row['before']:.0f} MB "
@@ -54,6 +61,7 @@ def main() -> None:
             f"| {row['seams']:+.2f} dB |",
             flush=True,
         )
+    draw_plot(curves, arguments.plot)
 
 
 def measure(minutes: float, sampler: SamplerConfig, threads: int) -> dict[str, Any]:
@@ -67,14 +75,15 @@ def measure(minutes: float, sampler: SamplerConfig, threads: int) -> dict[str, A
     # a first window, so that what torch allocates once does not count
     separator(mixture[None, : 4 * rate], lips[None, None, :100], sample_rate=rate)
     windows = separator.plan(len(mixture))
+    process, curve = psutil.Process(), []
     before, begin = peak_megabytes(), time.perf_counter()
     with tqdm(total=len(windows) * separator.num_draw_steps, unit="step") as bar:
-        result = separator(
-            mixture[None],
-            lips[None, None],
-            sample_rate=rate,
-            callback=lambda step: bar.update(len(step.u)),
-        )
+
+        def watch(step: Step) -> None:
+            bar.update(len(step.u))
+            curve.append((minutes * bar.n / bar.total, process.memory_info().rss / 2**20))
+
+        result = separator(mixture[None], lips[None, None], sample_rate=rate, callback=watch)
     seconds, growth = time.perf_counter() - begin, peak_megabytes() - before
     lead = 2 * rate
     moved = separator(
@@ -94,6 +103,7 @@ def measure(minutes: float, sampler: SamplerConfig, threads: int) -> dict[str, A
         "growth": growth,
         "mixture": davss.si_sdr(mixture, speech).item(),
         "speech": davss.si_sdr(result.speech[0, 0], speech).item(),
+        "curve": curve,
         "seams": 10 * torch.log10(at_seams.mean() / elsewhere.mean()).item(),
     }
 
@@ -125,6 +135,20 @@ def read_recording(length: int, rate: int) -> tuple[torch.Tensor, torch.Tensor, 
     noise = noise * speech.std() / noise.std() * 10 ** (-SNR_DB / 20)
     signals = (torch.from_numpy(a.astype(np.float32)) for a in (speech, noise, lips))
     return next(signals), next(signals), next(signals)
+
+
+def draw_plot(curves: dict[float, list[tuple[float, float]]], path: Path) -> None:
+    """Memory against minutes separated, a line for every length."""
+    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+    axes = figure.add_subplot()
+    for minutes, curve in curves.items():
+        axes.plot(*zip(*curve, strict=True), label=f"{minutes:g} min")
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("minutes separated")
+    axes.set_ylabel("memory of the process (MiB)")
+    axes.grid(alpha=0.3)
+    axes.legend(title="recording", frameon=False)
+    figure.savefig(path, metadata={"Date": None})
 
 
 def peak_megabytes() -> float:

@@ -2,12 +2,13 @@
 
     python -m benchmarks.sampler [--nf 16] [--speakers 1 2 3] [--guidance-weights 0 0.5]
 
-The reference is what one writes first: one network call per source and guidance branch, default
-memory layout, layers as they are drawn (up-sampling, then convolution; torch's own group
-normalisation), the estimate without gradients, and the likelihood's gradient by a second forward.
-Both do the same arithmetic; the largest relative difference of their results is printed beside the
-times. Each has a process of its own, and they take turns. The reference runs twice: as it is, and
-with the memory of its process kept as davss keeps it (`davss.allocator`).
+The reference is what one writes first: one mixture after the other, one network call per source and
+guidance branch, default memory layout, layers as they are drawn (up-sampling, then convolution;
+torch's own group normalisation), the estimate without gradients, and the likelihood's gradient by
+a second forward. Both do the same arithmetic; the largest relative difference of their results is
+printed beside the times. davss is timed with one mixture, and with a set of mixtures as
+`pipelines.separate` does it: processes of one thread, each with batches of --batch mixtures.
+Reference, mixture and set have processes of their own and take turns.
 GFLOP/s are of the passes that davss makes, counted by `davss.profiling`; the line below the table
 says what the machine's convolutions reach at this size, measured in the same run.
 
@@ -25,7 +26,6 @@ import torch
 from torch import Tensor
 
 from benchmarks.drawn import as_drawn
-from davss.allocator import keep_freed_memory
 from davss.config import NetworkConfig, SamplerConfig
 from davss.diffusion.guidance import plan_branches
 from davss.diffusion.prior import NoisePrior, SpeechPrior
@@ -39,8 +39,8 @@ from davss.profiling.counting import feature_maps
 
 SAMPLE_RATE = 8000
 HEADER = (
-    "| K | guidance | reference s/step | reference, memory kept | davss s/step | ratio "
-    "| ratio, memory kept | GFLOP/s | difference |"
+    "| K | guidance | reference s/step | davss: a mixture | ratio | of a set | ratio | GFLOP/s "
+    "| difference |"
 )
 
 
@@ -51,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="length (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=8, help="sampler steps (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="best of (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=4, help="of a set (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--speakers", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--guidance-weights", type=float, nargs="+", default=[0.0, 0.5])
@@ -66,14 +67,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     passes = [pass_flops(prior, num_samples) for prior in make_priors(arguments.nf)]
     reached = []
     context = multiprocessing.get_context("spawn")
-    pools = [context.Pool(1, torch.set_num_threads, (arguments.threads,)) for _ in range(3)]
+    threads = arguments.threads
+    pools = [context.Pool(1, torch.set_num_threads, (threads,)) for _ in range(2)]
+    pools.append(context.Pool(threads, torch.set_num_threads, (1,)))
     for num_speakers in arguments.speakers:
         for sampler in plan_samplers(arguments):
             task = Task(arguments.nf, arguments.seconds, num_speakers, sampler)
-            row = compare(task, arguments.repeats, pools, passes)
+            row = compare(task, arguments, pools, passes)
             print(row.text(), flush=True)
             reached.append(row.gflops)
-    peak = pools[2].apply(measure_peak, (arguments,))
+    peak = pools[1].apply(measure_peak, (arguments,))
     for pool in pools:
         pool.terminate()
     print(
@@ -108,12 +111,12 @@ class Task:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the table; seconds are per step."""
+    """One row of the table; seconds are per step and mixture."""
 
     task: Task
     reference: float
-    reference_kept: float
-    davss: float
+    mixture: float
+    of_set: float
     gflops: float
     difference: float
 
@@ -123,31 +126,38 @@ class Row:
         detached = " detached" if sampler.guidance_detached else ""
         return (
             f"| {self.task.num_speakers} | {sampler.guidance_weight:g}{detached} "
-            f"| {self.reference:.3f} | {self.reference_kept:.3f} | {self.davss:.3f} "
-            f"| {self.reference / self.davss:.2f} | {self.reference_kept / self.davss:.2f} "
+            f"| {self.reference:.3f} | {self.mixture:.3f} | {self.reference / self.mixture:.2f} "
+            f"| {self.of_set:.3f} | {self.reference / self.of_set:.2f} "
             f"| {self.gflops:.1f} | {self.difference:.1e} |"
         )
 
 
-def compare(task: Task, repeats: int, pools: Sequence[Pool], passes: Sequence[PassFlops]) -> Row:
-    """Time the reference, the reference with its memory kept, and davss, each in its own pool of
-    one process; `passes` are those of the speech and the noise prior.
+def compare(
+    task: Task, arguments: argparse.Namespace, pools: Sequence[Pool], passes: Sequence[PassFlops]
+) -> Row:
+    """Time the reference, davss with one mixture, and with a set, in their pools of processes;
+    `passes` are those of the speech and the noise prior.
     """
-    work: list[tuple[Callable[..., tuple[float, Tensor]], tuple[Task, ...]]]
-    work = [(run_reference, (task,)), (run_reference_kept, (task,)), (run_davss, (task,))]
+
+    def of_set() -> float:
+        work = [(task, arguments.batch)] * arguments.threads
+        return max(seconds for seconds, _ in pools[2].starmap(run_davss, work, 1))
+
     # a first round before the times: a first call is slower; then in turn, so that a change of the
     # machine's speed meets all
     rounds = [
-        [pool.apply(function, given) for pool, (function, given) in zip(pools, work, strict=True)]
-        for _ in range(repeats + 1)
+        (pools[0].apply(run_reference, (task,)), pools[1].apply(run_davss, (task,)), of_set())
+        for _ in range(arguments.repeats + 1)
     ]
-    a, b = rounds[0][0][1], rounds[0][2][1]
+    (_, a), (_, b), _ = rounds[0]
     difference = ((a - b).abs().max() / a.abs().max()).item()
-    seconds = [min(r[i][0] for r in rounds[1:]) / task.sampler.num_steps for i in range(3)]
+    steps, size = task.sampler.num_steps, arguments.batch * arguments.threads
+    reference = min(r[0][0] for r in rounds[1:]) / steps
+    mixture = min(r[1][0] for r in rounds[1:]) / steps
     separator = Separator(*make_priors(task.nf), task.sampler, device="cpu")
-    flops = count_evaluations(separator, task.num_speakers).flops(*passes)
-    gflops = flops / (seconds[2] * task.sampler.num_steps) / 1e9
-    return Row(task, *seconds, gflops, difference)
+    flops = count_evaluations(separator, task.num_speakers).flops(*passes) / steps
+    set_of = min(r[2] for r in rounds[1:]) / steps / size
+    return Row(task, reference, mixture, set_of, flops / mixture / 1e9, difference)
 
 
 def make_mixture(task: Task) -> tuple[Tensor, Tensor]:
@@ -160,13 +170,13 @@ def make_mixture(task: Task) -> tuple[Tensor, Tensor]:
     return 0.05 * (num_speakers + 1) ** 0.5 * mixture, lips
 
 
-def run_davss(task: Task) -> tuple[float, Tensor]:
-    """Seconds and sources of davss."""
-    mixture, lips = make_mixture(task)
+def run_davss(task: Task, batch: int = 1) -> tuple[float, Tensor]:
+    """Seconds and sources of davss, for a batch of equal mixtures."""
+    mixture, lips = (x.repeat_interleave(batch, dim=0) for x in make_mixture(task))
     separator = Separator(*make_priors(task.nf), task.sampler, device="cpu")
 
     def work() -> Tensor:
-        seeded = [torch.Generator().manual_seed(0)]
+        seeded = [torch.Generator().manual_seed(0) for _ in range(batch)]
         denoise = separator.denoiser(mixture, lips, task.num_speakers, seeded)
         return sample(denoise, mixture, task.num_speakers + 1, task.sampler, seeded)
 
@@ -180,12 +190,6 @@ def run_reference(task: Task) -> tuple[float, Tensor]:
     as_drawn(speech)
     as_drawn(noise)
     return timed(lambda: straightforward(speech, noise, mixture, lips, task.sampler))
-
-
-def run_reference_kept(task: Task) -> tuple[float, Tensor]:
-    """The same in a process that keeps what it frees."""
-    keep_freed_memory()
-    return run_reference(task)
 
 
 def measure_peak(arguments: argparse.Namespace) -> float:
