@@ -30,6 +30,7 @@ from davss.config import PRESETS, SamplerConfig, changed
 from davss.errors import ending_in_one_line
 from davss.posterior.steps import Step
 from davss.shards.reader import ShardReader
+from davss.storage import shard_store
 
 SNR_DB = 5.0
 
@@ -121,14 +122,14 @@ def read_recording(length: int, rate: int) -> tuple[torch.Tensor, torch.Tensor, 
     """Speech (T,), noise (T,) and lips (V, D): clips of one test speaker, and of test noise, over
     and over.
     """
-    reader = ShardReader(Path("data/shards/voxceleb2"), Path("storage"), "test")
+    reader = ShardReader(Path("data/shards/voxceleb2"), shard_store(), "test")
     speaker = reader.clips.speaker.iloc[0]
     clips = [reader[key] for key in reader.clips.key[reader.clips.speaker == speaker]]
     grid = rate // 25
     whole = [len(clip.audio) // grid for clip in clips]  # video frames
     speech = np.concatenate([c.audio[: n * grid] for c, n in zip(clips, whole, strict=True)])
     lips = np.concatenate([c.lips[:n] for c, n in zip(clips, whole, strict=True)])
-    scenes = ShardReader(Path("data/shards/wham"), Path("storage"), "test")
+    scenes = ShardReader(Path("data/shards/wham"), shard_store(), "test")
     noise = np.concatenate([scene.audio for scene in scenes])
     speech, noise = np.resize(speech, length), np.resize(noise, length)
     lips = np.resize(lips, (-(-length // grid), lips.shape[1]))

@@ -29,6 +29,7 @@ from davss.errors import ending_in_one_line
 from davss.evaluation.mixtures import Mixture, render, rows_of
 from davss.evaluation.runner import residual_db
 from davss.shards.reader import ShardReader
+from davss.storage import shard_store
 
 COLUMNS = (
     "setting",
@@ -153,7 +154,7 @@ def append(path: Path, rows: list[dict[str, Any]]) -> None:
 def read_mixtures(condition: str, count: int) -> Iterator[list[Mixture]]:
     """The first `count` demo mixtures of every K, together."""
     speech, noise = (
-        ShardReader(Path("data/shards") / name, Path("storage"), "test")
+        ShardReader(Path("data/shards") / name, shard_store(), "test")
         for name in ("voxceleb2", condition)
     )
     rows = list(rows_of(pandas.read_parquet(Path("data/mixtures") / f"{condition}.parquet")))
