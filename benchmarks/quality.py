@@ -88,7 +88,6 @@ def settings() -> dict[str, SamplerConfig]:
         "warm_start": {"warm_start": True, "sigma_max": 0.2},
         "sigma_min 1e-3": {"sigma_min": 1e-3},
         "w 0.5": {"guidance_weight": 0.5},
-        "w 0.5, detached": {"guidance_weight": 0.5, "guidance_detached": True},
     }
     for name, change in variants.items():
         found[f"dps, 20 steps/{name}"] = changed(base, **change)

@@ -55,11 +55,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--speakers", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--guidance-weights", type=float, nargs="+", default=[0.0, 0.5])
-    text = (
-        "with and without gradient through the null branch, or one of both (default: %(default)s)"
-    )
-    gradients = ["both", "exact", "detached"]
-    parser.add_argument("--null-branch", choices=gradients, default="both", help=text)
     arguments = parser.parse_args(argv)
     print(HEADER)
     print("|" + "---|" * (HEADER.count("|") - 1))
@@ -87,16 +82,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def plan_samplers(arguments: argparse.Namespace) -> list[SamplerConfig]:
     """A sampler for each row of a number of speakers."""
-    samplers = []
-    for weight in arguments.guidance_weights:
-        if arguments.null_branch != "detached" or weight == 0:  # 0 has no null branch
-            samplers.append((weight, False))
-        if arguments.null_branch != "exact" and weight != 0:
-            samplers.append((weight, True))
-    return [
-        SamplerConfig(num_steps=arguments.steps, guidance_weight=weight, guidance_detached=detached)
-        for weight, detached in samplers
-    ]
+    weights, steps = arguments.guidance_weights, arguments.steps
+    return [SamplerConfig(num_steps=steps, guidance_weight=weight) for weight in weights]
 
 
 @dataclass(frozen=True)
@@ -123,9 +110,8 @@ class Row:
     def text(self) -> str:
         """In Markdown."""
         sampler = self.task.sampler
-        detached = " detached" if sampler.guidance_detached else ""
         return (
-            f"| {self.task.num_speakers} | {sampler.guidance_weight:g}{detached} "
+            f"| {self.task.num_speakers} | {sampler.guidance_weight:g} "
             f"| {self.reference:.3f} | {self.mixture:.3f} | {self.reference / self.mixture:.2f} "
             f"| {self.of_set:.3f} | {self.reference / self.of_set:.2f} "
             f"| {self.gflops:.1f} | {self.difference:.1e} |"
@@ -236,8 +222,7 @@ def straightforward(
         with_lips = speech(u[None], sigma, lips[:, j])[0]
         if w == 0:
             return with_lips
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not config.guidance_detached):
-            without = speech(u[None], sigma)[0]
+        without = speech(u[None], sigma)[0]
         return (1 + w) * with_lips - w * without
 
     grid = sigma_schedule(config.num_steps, config.sigma_min, config.sigma_max, config.rho)

@@ -46,7 +46,6 @@ class SamplerConfig:
     zeta_late: NonNegative | None = None  # dps below sigma_data; None: zeta throughout
     guidance_weight: float = 0.5
     guidance_form: Literal["extrapolate", "interpolate"] = "extrapolate"
-    guidance_detached: bool = False  # no gradient through the null branch: its backward is saved
     sigma_max: Positive = 0.5
     sigma_min: Positive = 1e-4
     rho: Positive = 10.0

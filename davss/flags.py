@@ -21,7 +21,6 @@ SAMPLER_HELP = {
     "zeta_late": "dps: the same below the RMS of the priors' signals",
     "guidance_weight": "strength of the lips; 0 is plain conditioning, at about half the cost",
     "guidance_form": "D of lips and of none: (1+w) D − w D∅, or w D + (1−w) D∅",
-    "guidance_detached": "dps: no gradient through D∅, which saves its backward",
     "sigma_max": "noise level to begin at, for signals of RMS 0.05",
     "sigma_min": "last noise level",
     "rho": "curvature of the noise levels",

@@ -21,12 +21,11 @@ class Branches:
 
     lips: int  # sources given their lips
     null: int  # the last so many sources under the null condition
-    detached: int  # the first so many under the null condition, in a call without gradient
 
     @property
     def total(self) -> int:
         """All of them."""
-        return self.lips + self.null + self.detached
+        return self.lips + self.null
 
 
 def lips_weight(config: SamplerConfig) -> float:
@@ -47,18 +46,15 @@ def plan_branches(num_speakers: int, num_lips: int, config: SamplerConfig) -> Br
     if weight == 0:
         num_lips = 0
     if weight == 1 or num_lips == 0:
-        return Branches(num_lips, num_speakers - num_lips, 0)
-    if config.guidance_detached:
-        return Branches(num_lips, num_speakers - num_lips, num_lips)
-    return Branches(num_lips, num_speakers, 0)
+        return Branches(num_lips, num_speakers - num_lips)
+    return Branches(num_lips, num_speakers)
 
 
 class GuidedSpeech:
     """Denoiser of all K speech sources of a batch, (u (B, K, T), sigma (B,)) → (B, K, T).
 
     lips: (B, L, V, D) of the first L sources, or None; shape: (B, K, T). What the network makes of
-    the lips is computed here, once for all steps. With `guidance_detached` no gradient goes through
-    the null branch of sources with lips, so that a backward costs no more than without guidance.
+    the lips is computed here, once for all steps.
     Raises DavssError for lips that are not the prior's.
     """
 
@@ -81,8 +77,6 @@ class GuidedSpeech:
                 padded = F.pad(lips.flatten(0, 1), (0, 0, 0, 0, 0, null))
                 has_lips = torch.arange(seen + null, device=lips.device) < seen
                 self.modulations = prior.condition(padded, has_lips, seen + null, num_samples)
-            detached = batch * self.branches.detached
-            self.detached = prior.condition(None, None, detached, num_samples) if detached else []
 
     def __call__(self, u: Tensor, sigma: Tensor) -> Tensor:
         num_lips, num_null = self.branches.lips, self.branches.null
@@ -94,14 +88,6 @@ class GuidedSpeech:
         with_lips, without = (d.view_as(part) for d, part in zip(denoised, parts, strict=True))
         if self.weight == 1 or num_lips == 0:
             return torch.cat([with_lips, without], dim=1)
-        if self.branches.detached:
-            null = self._detached_null(parts[0], sigma)
-        else:
-            null, without = without.tensor_split([num_lips], dim=1)
+        null, without = without.tensor_split([num_lips], dim=1)
         guided = self.weight * with_lips + (1 - self.weight) * null
         return torch.cat([guided, without], dim=1)
-
-    @torch.no_grad()
-    def _detached_null(self, u: Tensor, sigma: Tensor) -> Tensor:
-        levels = sigma.repeat_interleave(u.shape[1])
-        return self.prior(u.flatten(0, 1), levels, modulations=self.detached).view_as(u)

@@ -35,7 +35,7 @@ class Evaluations:
     """Passes of single signals through each prior's network."""
 
     speech_forwards: int
-    speech_backwards: int  # fewer than forwards: the last step and a detached branch have none
+    speech_backwards: int  # fewer than forwards: the last step has none
     noise_forwards: int
     noise_backwards: int
 
@@ -90,7 +90,7 @@ def _evaluations(
     noise = 0 if isinstance(separator.noise_prior, str) else 1
     return Evaluations(
         speech_forwards=branches.total * calls,
-        speech_backwards=(branches.total - branches.detached) * gradients,
+        speech_backwards=branches.total * gradients,
         noise_forwards=noise * calls,
         noise_backwards=noise * gradients,
     )

@@ -53,8 +53,7 @@ def _sampler(sampler: SamplerConfig) -> str:
     if sampler.name == "dps":
         multistep = " (multistep)" if sampler.multistep else ""
         parts.append(f"order {sampler.order}{multistep}")
-    detached = " (null branch detached)" if sampler.guidance_detached else ""
-    parts.append(f"guidance {sampler.guidance_weight:g}{detached}")
+    parts.append(f"guidance {sampler.guidance_weight:g}")
     return ", ".join([*parts, f"{sampler.num_samples} draw(s)"])
 
 

@@ -55,17 +55,16 @@ def test_lips_are_dropped_at_the_given_rate():
 @pytest.mark.parametrize("form", ["extrapolate", "interpolate"])
 @pytest.mark.parametrize("weight", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("num_lips", [0, 2, 3])
-@pytest.mark.parametrize("detached", [False, True])
-def test_guidance_in_one_call(form, weight, num_lips, detached):
+def test_guidance_in_one_call(form, weight, num_lips):
     prior, calls = make_speech_prior(), []
     prior.register_forward_hook(lambda module, args, output: calls.append(len(args[0])))
     u, sigma = torch.randn(2, 3, 500) * 0.05, torch.tensor([0.05, 0.1])
     lips = torch.randn(2, num_lips, 4, 6) if num_lips else None
-    config = SamplerConfig(guidance_weight=weight, guidance_form=form, guidance_detached=detached)
+    config = SamplerConfig(guidance_weight=weight, guidance_form=form)
     result = GuidedSpeech(prior, lips, (2, 3, 500), config)(u, sigma)
     conditional = 1 + weight if form == "extrapolate" else weight
     branches = {0: 0, 1: 0}.get(conditional, num_lips)
-    assert len(calls) == (2 if detached and branches else 1)
+    assert len(calls) == 1
     assert sum(calls) == 2 * (3 + branches)  # a branch without weight costs nothing
     assert plan_branches(3, num_lips, config).total == 3 + branches
     for k in range(3):

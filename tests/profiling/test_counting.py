@@ -11,11 +11,10 @@ from davss.config import NetworkConfig, SamplerConfig, SeparationConfig
 from davss.networks.layers import AttentionBlock, PointwiseLinear, ResnetBlock, upsample
 from davss.posterior.separator import Separator
 from davss.profiling import Workload, count_evaluations, pass_flops, profile, untrained_priors
-from davss.profiling.counting import PassFlops, count_step_evaluations, feature_maps
+from davss.profiling.counting import PassFlops, feature_maps
 from tests.priors import make_noise_prior, make_speech_prior
 
 DPS = SamplerConfig(num_steps=3)
-DETACHED = SamplerConfig(num_steps=3, guidance_detached=True)
 DAPS = SamplerConfig(name="daps", num_steps=3, num_samples=2)
 
 
@@ -82,22 +81,12 @@ def test_evaluations_of_the_papers_sampler(priors, num_speakers, weight, forward
     assert counted.backwards == 399 * forwards  # the last step takes no gradient
 
 
-def test_a_detached_branch_goes_forward_only(priors):
-    separator = Separator(*priors, SamplerConfig(guidance_detached=True), "cpu")
-    counted = count_step_evaluations(separator, 2)
-    assert (counted.speech_forwards, counted.speech_backwards) == (4, 2)
-    assert (counted.noise_forwards, counted.noise_backwards) == (1, 1)
-
-
 @pytest.mark.parametrize(
     "sampler",
     [
         DPS,
-        DETACHED,
         SamplerConfig(num_steps=3, guidance_weight=0.0),
-        SamplerConfig(num_steps=3, guidance_weight=0.0, guidance_detached=True),
         SamplerConfig(num_steps=3, guidance_form="interpolate", guidance_weight=0.0),
-        SamplerConfig(num_steps=3, guidance_form="interpolate", guidance_detached=True),
         SamplerConfig(num_steps=3, order=2),
         SamplerConfig(num_steps=3, order=2, multistep=True),
         SamplerConfig(num_steps=2, num_samples=2),
@@ -139,7 +128,7 @@ def check_against_real(sampler, noise):
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("sampler", [DPS, DETACHED, DAPS], ids=["dps", "detached", "daps"])
+@pytest.mark.parametrize("sampler", [DPS, DAPS], ids=["dps", "daps"])
 def test_work_is_that_of_a_real_separation(priors, sampler, checkpointing):
     """Two windows, whose lips are the only work that is not the U-Net's."""
     execution = SeparationConfig(checkpointing=checkpointing)
