@@ -134,7 +134,10 @@ class NCSNpp(nn.Module):
         padding = (0, -spectrogram.shape[-1] % FRAME_MULTIPLE, 0, 0)
         h = F.pad(spectrogram, padding)
         if self.spectral:
-            features = F.pad(layers.spectral_features(spectrogram), padding, mode="replicate")
+            # conditions, as σ is: through their logarithms a sampler's gradient goes astray where a
+            # bin is quiet (docs/method.md §7)
+            features = layers.spectral_features(spectrogram.detach())
+            features = F.pad(features, padding, mode="replicate")
             h = torch.cat([h, features], dim=1)
         # padded frames stay: public checkpoints were trained with their contribution to the last
         # window

@@ -2,7 +2,7 @@
 
 import torch
 
-from davss.networks import NCSNpp
+from davss.networks import NCSNpp, layers
 from davss.networks.layers import SPECTRAL_CHANNELS, spectral_features
 
 
@@ -26,6 +26,23 @@ def test_a_gain_for_each_bin_is_learnt_by_the_last_bias():
     with torch.no_grad():
         network.output_layer.bias[2] = -0.5
     torch.testing.assert_close(network(x, label), -0.5 * x, atol=1e-3, rtol=0)
+
+
+def test_features_are_conditions_that_take_no_gradient(monkeypatch):
+    network = NCSNpp(nf=8, ch_mult=(1, 2), n_fft=62, hop_length=32, spectral=True).double()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    x = torch.randn(1, 1, 640, dtype=torch.float64, requires_grad=True)
+    label = torch.zeros(1, dtype=torch.float64)
+
+    def gradient() -> torch.Tensor:
+        return torch.autograd.grad(network(x, label).square().sum(), x)[0]
+
+    whole = gradient()
+    fixed = spectral_features(network._stft(x.detach()[:, 0]))
+    monkeypatch.setattr(layers, "spectral_features", lambda spectrogram: fixed)
+    torch.testing.assert_close(whole, gradient())
+    assert whole.abs().max() > 0
 
 
 def test_without_it_the_network_is_the_public_one():
