@@ -3,7 +3,6 @@
 Shapes: L speakers with lips · K speakers · T samples · V video frames · D visual feature size.
 """
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -12,26 +11,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from davss import __version__
 from davss.config import NoiseModel, SamplerConfig, SeparationConfig, to_dict
 from davss.diffusion.prior import NoisePrior, SpeechPrior, load_prior
 from davss.errors import DavssError
-from davss.media.audio import CONTAINERS, read_audio, require_sound, write_audio
+from davss.media.audio import CONTAINERS, read_audio, require_sound
 from davss.media.mouth import MouthFinder
 from davss.media.video import Frames
 from davss.networks.visual import BravenLips
-from davss.posterior.inputs import VIDEO_RATE
+from davss.output import make_folder, source_names, write_report, write_sources
+from davss.posterior.inputs import SHORTEST, SILENCE, VIDEO_RATE
 from davss.posterior.separator import Separator
 from davss.small import is_packaged
-from davss.storage import publish
 
 LIPS_TOLERANCE = 5  # frames by which a face video may differ: containers pad to whole packets
-
-SPREAD = "spread.npz"
-MIN_SECONDS = 0.1  # a few windows of the networks' STFT
 
 
 def separate_file(
@@ -51,28 +46,26 @@ def separate_file(
 ) -> dict[str, Any]:
     """Separate one file and write the sources to the folder `out`; returns separation.json.
 
-    With several draws `spread.npz` says how far they differ: standard deviations, float16 (F, N)
-    for every source, see davss/posterior/spread.py.
+    With several draws `spread.npz` says how far they differ: standard deviations (F, N) for every
+    source, see davss/posterior/spread.py.
     `visual_encoder` is the checkpoint of BRAVEn, for a speech prior whose lips are its features.
     Everything is checked before the sampler starts, and nothing is written unless it succeeds.
     Raises DavssError naming the file or flag that is wrong.
     """
     lips, total = plan_speakers(recording, lips, num_speakers, num_off_screen)
     check_device(device)
-    if out.exists() and not out.is_dir():
-        raise DavssError(f"--out {out}: a file of that name is in the way; give a folder")
+    set_threads()
     speech, noise = load_pair(speech_prior, noise_prior)
     if lips:
         give_checkpoint(speech, visual_encoder)
     audio, sample_rate = read_audio(recording)
-    require_sound(audio, recording)
+    require_sound(audio - audio.mean(), recording, SILENCE)
     seconds = len(audio) / sample_rate
-    if seconds < MIN_SECONDS:
-        raise DavssError(f"{recording}: lasts {seconds:.3f} s; give at least {MIN_SECONDS:g} s")
+    if seconds < SHORTEST:
+        raise DavssError(f"{recording}: lasts {seconds:.3f} s; give at least {SHORTEST:g} s")
     features = [read_lips(path, speech, seconds) for path in lips]
     separator = Separator(speech, noise, sampler, device, execution)
-    if separator.device.type == "cpu":  # not the cores of the host, of which a container has few
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
+    make_folder(out, names := source_names(total), [recording, *lips])
 
     for line in about_priors(speech_prior, noise_prior, separator.sample_rate, sample_rate):
         print(line, file=sys.stderr)
@@ -92,8 +85,8 @@ def separate_file(
         raise DavssError(result.errors[0])
     for warning in result.warnings[0]:
         print(f"warning: {warning}", file=sys.stderr)
-    sources = {f"speaker_{k + 1}.wav": s for k, s in enumerate(result.speech[0])}
-    sources["noise.wav"] = result.noise[0]
+    sources = dict(zip(names, [*result.speech[0], result.noise[0]], strict=True))
+    spread = result.spread[0] if result.spread is not None else None
     report: dict[str, Any] = {
         "davss_version": __version__,
         "input": str(recording),
@@ -111,16 +104,9 @@ def separate_file(
         "evaluations": result.num_evaluations,
         "retries": int(result.trace["retries"][0]),
         "warnings": result.warnings[0],
-        "files": list(sources),
+        "files": write_sources(out, sources, sample_rate, spread),
     }
-    out.mkdir(parents=True, exist_ok=True)
-    for name, source in sources.items():
-        write_audio(out / name, source.numpy(), sample_rate)
-    if result.spread is not None:
-        report["files"].append(SPREAD)
-        write_spread(out / SPREAD, [Path(name).stem for name in sources], result.spread[0])
-    with publish(out / "separation.json") as temporary:
-        temporary.write_text(json.dumps(report, indent=2) + "\n")
+    write_report(out, report)
     return report
 
 
@@ -161,6 +147,14 @@ def about_priors(
     return lines
 
 
+def set_threads() -> None:
+    """As many threads as this process may use cores: torch counts those of the host, of which a
+    container has few. OMP_NUM_THREADS is left to say otherwise.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+
+
 def check_device(device: str | None) -> None:
     """Raise DavssError unless torch can compute there; None is always possible."""
     try:
@@ -196,13 +190,6 @@ def give_checkpoint(prior: SpeechPrior, checkpoint: Path | None) -> None:
             f"checkpoint, the file with sha256 {encoder.sha256[:12]}…"
         )
     prior.visual_encoder = encoder.at(checkpoint)
-
-
-def write_spread(path: Path, names: Sequence[str], spread: Tensor) -> None:
-    """Write the spread (M, F, N) of named sources; without a noise model the noise has none."""
-    with publish(path) as temporary, open(temporary, "wb") as stream:
-        arrays = zip(names, spread.half().numpy(), strict=False)
-        np.savez_compressed(stream, **dict(arrays))  # type: ignore[arg-type]
 
 
 def read_lips(path: Path, prior: SpeechPrior, seconds: float) -> np.ndarray:

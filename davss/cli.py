@@ -107,7 +107,7 @@ def _add_separate(commands: Any) -> None:
     text = "BRAVEn's checkpoint, if the speech prior was trained with it"
     add("--visual-encoder", type=Path, metavar="FILE", help=text)
     add("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
-    add("--seed", type=int, default=0, help="random seed")
+    add("--seed", type=int, default=0, help="random seed; the file's name counts too")
     add("--device", help="cpu, cuda, cuda:1 …; by default the GPU if there is one")
     add_execution(command, EXECUTION_HELP)
     add_sampler(command)
@@ -216,13 +216,14 @@ def _profile(arguments: argparse.Namespace) -> None:
         raise DavssError("--speech-prior, --noise-prior: give both, or neither for untrained ones")
     if speech_prior and (size or rate):
         raise DavssError("--nf, --n-fft, --sample-rate: priors given by directory have their own")
-    from davss.application import check_device, load_pair
+    from davss.application import check_device, load_pair, set_threads
     from davss.profiling import Workload, describe, profile, untrained_priors
 
     workload = Workload(
         arguments.speakers, arguments.seconds, arguments.batch_size, arguments.mixtures
     )
     check_device(arguments.device)
+    set_threads()
     if speech_prior:
         speech, noise = load_pair(speech_prior, noise_prior)
     else:

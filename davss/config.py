@@ -10,11 +10,19 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
 import yaml
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic.dataclasses import dataclass
 
 from davss.errors import DavssError
@@ -67,6 +75,21 @@ class SamplerConfig:
     num_samples: Count = 1
     window_seconds: Positive = 4.0  # longer recordings are separated in windows
     overlap_seconds: Positive = 0.5
+
+    @field_validator("sigma_min")
+    @classmethod
+    def _below_sigma_max(cls, value: float, info: ValidationInfo) -> float:
+        if value >= info.data.get("sigma_max", math.inf):
+            raise ValueError(f"must be below sigma_max, {info.data['sigma_max']:g}")
+        return value
+
+    @field_validator("overlap_seconds")
+    @classmethod
+    def _half_a_window(cls, value: float, info: ValidationInfo) -> float:
+        longest = info.data.get("window_seconds", math.inf) / 2
+        if value > longest:
+            raise ValueError(f"must be at most half of window_seconds, {longest:g}")
+        return value
 
 
 # `davss separate --preset`; measured beside each other in docs/benchmarks.md
@@ -282,7 +305,8 @@ def _explain(error: ValidationError, where: str) -> str:
         return f"unknown key '{key}'; remove it or correct its spelling"
     if first["type"].startswith("missing"):
         return f"missing key '{key}'"
-    return f"key '{key}' = {first['input']!r}: {first['msg'].lower()}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"key '{key}' = {first['input']!r}: {message[0].lower() + message[1:]}"
 
 
 def parse(cls: type[Settings], values: Any, where: str = "") -> Settings:

@@ -75,6 +75,10 @@ def test_separate_writes_what_it_says(folder, capsys):
         ("mix.wav", {"--speakers": "-1"}, "--speakers"),
         ("mix.wav", {"--device": "abacus"}, "--device abacus: cannot be used here"),
         ("blip.wav", {}, "blip.wav: lasts 0.006 s"),
+        ("mix.wav", {"--sigma-min": "1"}, "--sigma-min 1.0: must be below sigma_max, 0.5"),
+        ("mix.wav", {"--overlap-seconds": "3"}, "must be at most half of window_seconds, 2"),
+        ("mix.wav", {"--out": "/proc/davss/out"}, "--out /proc/davss/out: cannot be made"),
+        ("mix.wav", {"--out": __file__ + "/out"}, "cannot be made (not a directory)"),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(
@@ -86,6 +90,53 @@ def test_bad_input_is_one_line_and_nothing_is_written(
     assert error.value.code == 2
     assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0]
     assert not (tmp_path / "out").exists()
+
+
+def test_an_input_is_never_replaced(folder, tmp_path, capsys):
+    recording = tmp_path / "noise.wav"
+    recording.write_bytes((folder / "mix.wav").read_bytes())
+    with pytest.raises(SystemExit):
+        main(arguments(tmp_path, recording.name, **places(folder, tmp_path / "x" / "..")))
+    assert "noise.wav there is an input" in capsys.readouterr().err
+    assert recording.read_bytes() == (folder / "mix.wav").read_bytes()
+
+
+def test_what_an_earlier_separation_left_is_removed(folder, tmp_path):
+    out = places(folder, tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "speaker_9.wav").write_text("the user's own")
+    more = {"--speakers": "0", "--off-screen": "2", "--num-samples": "2"}
+    main(arguments(folder, **out, **more))
+    names = {"speaker_1.wav", "speaker_2.wav", "noise.wav", "separation.json", "speaker_9.wav"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names | {"spread.npz"}
+    with np.load(tmp_path / "out" / "spread.npz") as spread:
+        assert list(spread) == ["speaker_1", "speaker_2", "noise"]
+        assert all(array.dtype == np.float32 for array in spread.values())
+    main(arguments(folder, **out, **{"--num-samples": "1"}))
+    left = {path.name for path in (tmp_path / "out").iterdir()}
+    assert left == names - {"speaker_2.wav"}
+
+
+@pytest.mark.parametrize("factor", [1e-6, 1e4])
+def test_a_recording_of_any_level_is_separated(folder, tmp_path, factor):
+    for name, gain in (("one", 1.0), ("other", factor)):
+        (tmp_path / name).mkdir()
+        audio, rate = soundfile.read(folder / "mix.wav")
+        soundfile.write(tmp_path / name / "x.wav", gain * audio, rate, subtype="FLOAT")
+        out = places(folder, tmp_path / name / "out")
+        main(arguments(tmp_path / name, "x.wav", **out))
+    speech = [
+        soundfile.read(tmp_path / name / "out" / "speaker_1.wav")[0] for name in ("one", "other")
+    ]
+    np.testing.assert_allclose(speech[1] / factor, speech[0], rtol=1e-3, atol=1e-4)
+
+
+def places(folder, out):
+    return {
+        "--speech-prior": str(folder / "speech"),
+        "--noise-prior": str(folder / "noise"),
+        "--out": str(out),
+    }
 
 
 @pytest.fixture

@@ -59,9 +59,9 @@ def write_audio(path: str | Path, audio: np.ndarray, sample_rate: int) -> None:
         soundfile.write(temporary, audio.T, sample_rate, subtype="FLOAT", format="WAV")
 
 
-def require_sound(audio: np.ndarray, name: str | Path) -> None:
+def require_sound(audio: np.ndarray, name: str | Path, least: float = SILENCE_RMS) -> None:
     """Raise DavssError when the RMS of `audio` (full scale 1) says that nothing was recorded."""
-    if float(np.sqrt(np.mean(np.square(audio, dtype=np.float64)))) < SILENCE_RMS:
+    if float(np.sqrt(np.mean(np.square(audio, dtype=np.float64)))) < least:
         raise DavssError(f"{name}: audio is silent; remove the file or record it again")
 
 

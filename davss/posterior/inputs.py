@@ -12,15 +12,22 @@ from davss.errors import DavssError
 
 VIDEO_RATE = 25
 SILENCE = 1e-9  # a standard deviation below this is digital silence
+SHORTEST = 0.1  # seconds: a few windows of the networks' STFT
 
 
-def check_mixture(mixture: Tensor, keys: Sequence[str]) -> Tensor:
-    """The offset (B, 1) of each item; DavssError names the first that is misshapen, non-finite or
-    silent.
+def check_mixture(mixture: Tensor, keys: Sequence[str], sample_rate: int) -> Tensor:
+    """The offset (B, 1) of each item; DavssError names the first that is non-finite or silent, and
+    what is wrong with all of them.
     """
-    if mixture.ndim != 2 or len(keys) != len(mixture):
+    if mixture.ndim != 2 or len(keys) != len(mixture) or len(mixture) == 0:
         raise DavssError(
             f"mixture: shape {tuple(mixture.shape)} with {len(keys)} keys; give (B, T) and B keys"
+        )
+    if sample_rate < 1:
+        raise DavssError(f"sample_rate = {sample_rate}: give samples per second, such as 16000")
+    if mixture.shape[1] < SHORTEST * sample_rate:
+        raise DavssError(
+            f"mixture: lasts {mixture.shape[1] / sample_rate:.3f} s; give at least {SHORTEST:g} s"
         )
     for item, key in zip(mixture, keys, strict=True):
         if not torch.isfinite(item).all():

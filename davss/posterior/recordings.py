@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+import torchaudio.functional
 from torch import Tensor
 
 from davss.posterior.spread import hop_length
@@ -69,8 +70,8 @@ class Recordings:
         self.failures: list[list[tuple[int, str]]] = [[] for _ in keys]
 
     def batches(self, wave: Sequence[int], batch_size: int) -> Iterator[list[Piece]]:
-        """The windows of a wave, in batches; short recordings all together. Silent windows are
-        done with at once: they are noise.
+        """The windows of a wave, in batches. Silent windows are done with at once: they are
+        noise.
         """
         pieces = []
         for window in wave:
@@ -80,9 +81,8 @@ class Recordings:
                     pieces.append(piece)
                 else:
                     self._add_noise(piece)
-        size = batch_size if len(self.windows) > 1 else len(pieces)
-        for first in range(0, len(pieces), max(size, 1)):
-            yield pieces[first : first + size]
+        for first in range(0, len(pieces), batch_size):
+            yield pieces[first : first + batch_size]
 
     def _cut(self, item: int, window: int) -> Piece:
         start, length = self.windows.starts[window], self.windows.length
@@ -173,3 +173,14 @@ class Recordings:
                 else []
             )
         return texts
+
+
+def at_rate(sources: Tensor, rate: int, new_rate: int, length: int) -> Tensor:
+    """Sources (B, M, T) at another rate, (B, M, length): there and back may differ by a sample. One
+    after the other, as resampling takes several times the memory of what it resamples.
+    """
+    found = sources.new_zeros(*sources.shape[:2], length)
+    for source, row in zip(sources.flatten(0, 1), found.flatten(0, 1), strict=True):
+        resampled = torchaudio.functional.resample(source, rate, new_rate)[:length]
+        row[: len(resampled)] = resampled
+    return found

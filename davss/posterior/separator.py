@@ -25,11 +25,11 @@ from davss.diffusion.prior import NoisePrior, SpeechPrior, load_prior
 from davss.errors import DavssError
 from davss.posterior.inputs import VIDEO_RATE, check_lips, check_mixture, count_speakers
 from davss.posterior.noise_models import GaussianNoise, NmfNoise
-from davss.posterior.recordings import Outcome, Piece, Recordings
+from davss.posterior.recordings import Outcome, Piece, Recordings, at_rate
 from davss.posterior.sampling import draws, evaluations, generator, gentler
 from davss.posterior.spread import spread
 from davss.posterior.steps import Callback, Denoise
-from davss.posterior.trace import Trace
+from davss.posterior.trace import Trace, replace_items
 from davss.posterior.windows import Windows, conditioned, plan_windows, waves
 from davss.small import NOISE, SPEECH, folder_of
 
@@ -131,7 +131,7 @@ class Separator:
         """
         mixture = torch.as_tensor(mixture, dtype=torch.float32)
         keys = [str(k) for k in (keys if keys is not None else range(len(mixture)))]
-        offset = check_mixture(mixture, keys)
+        offset = check_mixture(mixture, keys, sample_rate)
         signal = torchaudio.functional.resample(mixture - offset, sample_rate, self.sample_rate)
         if lips is not None:
             lips = torch.as_tensor(lips, dtype=torch.float32)
@@ -162,9 +162,7 @@ class Separator:
         sources = work.sources()
         if self.noise_prior == "none":  # noise is what the speech does not explain
             sources = torch.cat([sources, (signal - sources.sum(dim=1))[:, None]], dim=1)
-        sources = torchaudio.functional.resample(sources, self.sample_rate, sample_rate)
-        # there and back may differ by a sample
-        sources = torch.nn.functional.pad(sources, (0, length - sources.shape[-1]))
+        sources = at_rate(sources, self.sample_rate, sample_rate, length)
         sources[:, -1] += offset
         errors = work.errors()
         for b, error in enumerate(errors):
@@ -217,14 +215,16 @@ class Separator:
             return drawn, trace
 
         drawn, trace = attempt(list(range(len(pieces))), self.sampler, seed)
-        retried = sorted(trace.diverged)
+        retried, steps = sorted(trace.diverged), trace.tensors()
         failed: dict[int, str] = {}
         if retried:
             drawn[:, retried], second = attempt(retried, gentler(self.sampler), seed + 1)
-            failed = {retried[index]: second.explain(index) for index in second.diverged}
+            name = self.sampler.name
+            failed = {retried[index]: second.explain(index, name) for index in second.diverged}
+            replace_items(steps, retried, second.tensors())
         return Outcome(
             sources=drawn.mean(dim=0),
-            trace=trace.tensors(),
+            trace=steps,
             retried=set(retried),
             failed=failed,
             spread=spread(drawn, self.sample_rate) if len(drawn) > 1 else None,

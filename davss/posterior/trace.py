@@ -30,12 +30,15 @@ class Trace:
         if self.callback:
             self.callback(step)
 
-    def explain(self, item: int) -> str:
-        """Where an item diverged, and the mend."""
+    def explain(self, item: int, sampler: str) -> str:
+        """Where an item diverged at its second try, and the mend."""
         step, sigma = self.diverged[item]
+        dps = sampler == "dps"  # the others have no ζ
+        change = "with half of zeta" if dps else "with other random numbers"
+        mend = "raise num_steps or lower zeta" if dps else "raise num_steps"
         return (
             f"the sampler diverged at step {step} of {self.num_steps} (sigma {sigma:.2g}), also "
-            "at its second try with half of zeta; raise num_steps or lower zeta"
+            f"at its second try {change}; {mend}"
         )
 
     def tensors(self) -> dict[str, Tensor]:
@@ -49,8 +52,21 @@ class Trace:
         }
 
 
+ITEMS = ("likelihood", "prior_step", "likelihood_step")  # those with a dimension of items
+
+
+def replace_items(trace: dict[str, Tensor], items: list[int], other: dict[str, Tensor]) -> None:
+    """Put another trace of some items in the place of theirs."""
+    for name in ITEMS:
+        trace[name][:, items] = other[name]
+
+
 def average(traces: list[tuple[dict[str, Tensor], int]]) -> dict[str, Tensor]:
-    """One item's trace from those of the batches that its windows were in, (trace, index) each."""
-    rest = ("likelihood", "prior_step", "likelihood_step")
-    means = {name: torch.stack([t[name][:, b] for t, b in traces]).mean(dim=0) for name in rest}
+    """One item's trace from those of the batches that its windows were in, (trace, index) each;
+    what is not finite, of a window that diverged, does not count.
+    """
+    means = {}
+    for name in ITEMS:
+        windows = torch.stack([trace[name][:, index] for trace, index in traces])
+        means[name] = windows.masked_fill(~windows.isfinite(), torch.nan).nanmean(dim=0)
     return {"sigma": traces[0][0]["sigma"], **means}

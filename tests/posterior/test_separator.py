@@ -51,6 +51,15 @@ def test_items_do_not_see_each_other(separator, mixture, lips):
     assert (other.speech - alone.speech).abs().max() > 1e-3
 
 
+def test_mixtures_are_separated_a_batch_at_a_time(mixture):
+    noise, sizes = make_noise_prior(), []
+    noise.register_forward_hook(lambda m, arguments, output: sizes.append(len(output)))
+    execution = SeparationConfig(batch_size=3)
+    separator = Separator(make_speech_prior(), noise, SAMPLER, "cpu", execution)
+    separator(mixture.repeat(2, 1)[:, :1000], sample_rate=8000)
+    assert sizes == [3] * 4 + [1] * 4
+
+
 @pytest.mark.parametrize("weight", [0.0, 0.5])
 def test_one_call_of_each_network_per_step(mixture, lips, weight):
     speech, noise = make_speech_prior(), make_noise_prior()
@@ -82,6 +91,12 @@ def test_bad_input_is_named(separator, mixture, lips):
         separator(mixture, lips[:, :, :20], sample_rate=8000)
     with pytest.raises(DavssError, match="features of size 5"):
         separator(mixture, lips[..., :5], sample_rate=8000)
+    with pytest.raises(DavssError, match=r"lasts 0.050 s; give at least 0.1 s"):
+        separator(mixture[:, :400], sample_rate=8000)
+    with pytest.raises(DavssError, match="sample_rate = 0"):
+        separator(mixture, sample_rate=0)
+    with pytest.raises(DavssError, match=r"shape \(0, 8000\)"):
+        separator(mixture[:0], sample_rate=8000)
 
 
 def test_priors_of_two_rates_do_not_fit():
@@ -105,19 +120,22 @@ def test_an_item_that_diverges_is_tried_again_with_half_of_zeta(mixture):
     handle.remove()
     assert result.errors == [None, None] and result.trace["retries"].tolist() == [0, 1]
     assert zetas[1] == pytest.approx(zetas[0] / 2, rel=1e-3)
+    assert all(torch.isfinite(values).all() for values in result.trace.values())
     assert result.speech[1].abs().max() > 0 and torch.isfinite(result.speech).all()
     good = separator(mixture[:1], sample_rate=8000, keys=["a"])
     torch.testing.assert_close(result.speech[0], good.speech[0], rtol=1e-4, atol=1e-5)
 
 
-def test_an_item_that_diverges_twice_is_silent_and_named(mixture):
+@pytest.mark.parametrize(("name", "mend"), [("dps", "half of zeta"), ("daps", "other random")])
+def test_an_item_that_diverges_twice_is_silent_and_named(mixture, name, mend):
     noise = make_noise_prior()
     handle = noise.register_forward_hook(lambda module, arguments, output: output * torch.inf)
-    separator = Separator(make_speech_prior(), noise, SAMPLER, device="cpu")
+    config = replace(SAMPLER, name=name)
+    separator = Separator(make_speech_prior(), noise, config, device="cpu")
     result = separator(mixture, sample_rate=8000, keys=["a", "b"])
     handle.remove()
     assert result.errors[1].startswith("b: the sampler diverged at step 0 of 4")
-    assert "half of zeta" in result.errors[1]
+    assert mend in result.errors[1]
     assert result.speech.abs().max() == 0 and result.noise.abs().max() == 0
 
 
@@ -139,6 +157,7 @@ def test_a_window_that_diverges_is_left_in_the_noise():
     assert len(separator.plan(20160)) == 3
     assert result.errors == [None]
     assert result.trace["retries"].tolist() == [1]
+    assert torch.isfinite(result.trace["likelihood"]).all()  # that of the other windows
     (warning,) = result.warnings[0]
     assert warning.startswith("a: from 1.5 to 2.5 s left in the noise: the sampler diverged")
     assert result.speech[0, 0, -4000:].abs().max() == 0
