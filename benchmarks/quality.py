@@ -24,12 +24,13 @@ import torch
 from tqdm import tqdm
 
 import davss
-from davss.config import PRESETS, SamplerConfig, changed
-from davss.errors import ending_in_one_line
+from davss.config import PRESETS, SamplerConfig, changed, digest
+from davss.errors import DavssError, ending_in_one_line
 from davss.evaluation.mixtures import Mixture, render, rows_of
 from davss.evaluation.runner import residual_db
 from davss.shards.reader import ShardReader
 from davss.storage import shard_store
+from pipelines.separate import contents
 
 COLUMNS = (
     "setting",
@@ -41,6 +42,7 @@ COLUMNS = (
     "si_sdr",
     "si_sdri",
     "residual_db",
+    "priors",
 )
 DPS = SamplerConfig(guidance_weight=0.0, s_churn=10.0)
 MEAN = changed(DPS, name="daps", s_churn=0.0, inner_noise=0.0)
@@ -73,7 +75,6 @@ def settings() -> dict[str, SamplerConfig]:
         found[f"dirac/{name}"] = changed(DPS, name="dirac", num_steps=steps, num_samples=draws)
     fast = PRESETS["fast"]
     found["fast/w 0.5"] = changed(fast, guidance_weight=0.5)
-    found["fast/sigma_min 1e-4, rho 10"] = changed(fast, sigma_min=1e-4, rho=10.0)
     found["fast/eta 0.7"] = changed(fast, eta=0.7)
     base = changed(DPS, num_steps=20)
     variants: dict[str, dict[str, Any]] = {
@@ -125,19 +126,23 @@ def main() -> None:
 def run_missing(chosen: dict[str, SamplerConfig], arguments: argparse.Namespace) -> None:
     """Append the rows of all settings and mixtures that the csv does not have."""
     batches = list(read_mixtures(arguments.condition, arguments.per_speakers))
-    folders = (Path("data/priors") / name for name in ("speech", arguments.prior))
+    folders = [Path("data/priors") / name for name in ("speech", arguments.prior)]
     priors = [davss.load_prior(folder) for folder in folders]
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    known = digest(*(contents(folder) for folder in folders))
     done = set()
     if arguments.out.is_file():
         stored = pandas.read_csv(arguments.out)
+        if set(stored.priors) != {known}:
+            raise DavssError(f"{arguments.out}: of other priors; remove it or give another --out")
         done = set(zip(stored.setting, stored.condition, stored.key, strict=True))
     for name, sampler in tqdm(chosen.items(), unit="setting"):
         separator = davss.Separator(*priors, sampler=sampler)  # type: ignore[arg-type]
         for batch in batches:
             missing = [m for m in batch if (name, arguments.condition, m.key) not in done]
             if missing:
-                append(arguments.out, measure(name, arguments.condition, separator, missing))
+                rows = measure(name, arguments.condition, separator, missing)
+                append(arguments.out, [row | {"priors": known} for row in rows])
 
 
 def append(path: Path, rows: list[dict[str, Any]]) -> None:
