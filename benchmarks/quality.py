@@ -47,6 +47,7 @@ COLUMNS = (
 DPS = SamplerConfig(guidance_weight=0.0, s_churn=10.0)
 MEAN = changed(DPS, name="daps", s_churn=0.0, inner_noise=0.0)
 MEASURED = changed(MEAN, variance="measured")
+LOWEST = -6.0  # dB, where the plot ends
 
 
 def settings() -> dict[str, SamplerConfig]:
@@ -219,26 +220,30 @@ def decibels(value: float) -> str:
 
 
 def draw_plot(rows: pandas.DataFrame, path: Path) -> None:
-    """SI-SDRi against evaluations, one line per family; presets as stars."""
+    """SI-SDRi against evaluations: a line per family, squares for means of draws, presets as
+    stars.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+    figure = Figure(figsize=(7.6, 4.4), layout="constrained")
     axes = figure.add_subplot()
     rows = rows[np.isfinite(rows.si_sdri).groupby(rows.setting).transform("all")]
     means = rows.groupby("setting", sort=False)[["evaluations", "si_sdri"]].mean().reset_index()
-    families = means.setting.str.partition("/")
-    for family in dict.fromkeys(families[0]):
-        own = means[families[0] == family].sort_values("evaluations")
-        if families[2][own.index].eq("").all():
-            axes.plot(own.evaluations, own.si_sdri, "*", markersize=13, label=family)
-        elif family.startswith("dps, 20"):
-            axes.plot(
-                own.evaluations, own.si_sdri, "_", markersize=12, label=family + " (variants)"
-            )
-        else:
-            axes.plot(own.evaluations, own.si_sdri, "o-", markersize=4, label=family)
+    means[["family", "_", "variant"]] = means.setting.str.partition("/")
+    presets = means.variant.eq("")
+    for family, own in means[~presets].groupby("family", sort=False):
+        steps = own[own.variant.str.isdigit()].sort_values("evaluations")
+        if steps.empty:  # other settings of a sampler of some steps
+            axes.plot(own.evaluations, own.si_sdri, "_", markersize=11, label=f"{family}: others")
+            continue
+        (line,) = axes.plot(steps.evaluations, steps.si_sdri, "o-", markersize=4, label=family)
+        draws = own[own.variant.str.contains("×")]
+        axes.plot(draws.evaluations, draws.si_sdri, "s", markersize=5, color=line.get_color())
+    for row in means[presets].itertuples():
+        axes.plot(row.evaluations, row.si_sdri, "*", markersize=13, label=row.setting)
     axes.set_xscale("log")
-    axes.set_xlabel("evaluations of each network")
+    axes.set_ylim(bottom=max(axes.get_ylim()[0], LOWEST))
+    axes.set_xlabel("evaluations of each network (squares: several draws)")
     axes.set_ylabel("mean SI-SDRi (dB)")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, frameon=False, bbox_to_anchor=(1.01, 1), loc="upper left")

@@ -79,7 +79,7 @@ def separate_file(
             sample_rate=sample_rate,
             keys=[recording.stem],
             seed=seed,
-            callback=lambda step: bar.update(len(step.u)),
+            callback=lambda step: bar.update(min(len(step.u), steps - bar.n)),  # not second tries
         )
     if result.errors[0]:
         raise DavssError(result.errors[0])
