@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from davss.application import set_threads
 from davss.cli import main
 from davss.config import PRESETS, SamplerConfig, SeparationConfig, parse, to_dict
 from davss.diffusion.prior import save_prior
@@ -129,6 +130,16 @@ def test_a_recording_of_any_level_is_separated(folder, tmp_path, factor):
         soundfile.read(tmp_path / name / "out" / "speaker_1.wav")[0] for name in ("one", "other")
     ]
     np.testing.assert_allclose(speech[1] / factor, speech[0], rtol=1e-3, atol=1e-4)
+
+
+def test_threads_are_as_many_as_cores_unless_the_user_says(monkeypatch):
+    asked = []
+    monkeypatch.setattr("torch.set_num_threads", asked.append)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    set_threads()
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    set_threads()
+    assert asked == [len(os.sched_getaffinity(0))]
 
 
 def places(folder, out):
