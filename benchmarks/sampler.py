@@ -7,7 +7,9 @@ guidance branch, default memory layout, layers as they are drawn (up-sampling, t
 torch's own group normalisation), the estimate without gradients, and the likelihood's gradient by
 a second forward. Both do the same arithmetic; the largest relative difference of their results is
 printed beside the times. davss is timed with one mixture, and with a set of mixtures as
-`pipelines.separate` does it: processes of one thread, each with batches of --batch mixtures.
+`pipelines.separate` does it: processes of one thread, each with batches of --batch mixtures; and
+with one mixture and the sampler of the preset `fast`, whose steps are other steps, without
+gradients.
 Reference, mixture and set have processes of their own and take turns.
 GFLOP/s are of the passes that davss makes, counted by `davss.profiling`; the line below the table
 says what the machine's convolutions reach at this size, measured in the same run.
@@ -19,14 +21,14 @@ import argparse
 import multiprocessing
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.pool import Pool
 
 import torch
 from torch import Tensor
 
 from benchmarks.drawn import as_drawn
-from davss.config import NetworkConfig, SamplerConfig
+from davss.config import PRESETS, NetworkConfig, SamplerConfig, changed
 from davss.diffusion.guidance import plan_branches
 from davss.diffusion.prior import NoisePrior, SpeechPrior
 from davss.diffusion.schedule import sigma_schedule
@@ -39,8 +41,8 @@ from davss.profiling.counting import feature_maps
 
 SAMPLE_RATE = 8000
 HEADER = (
-    "| K | guidance | reference s/step | davss: a mixture | ratio | of a set | ratio | GFLOP/s "
-    "| difference |"
+    "| K | guidance | reference s/step | davss: a mixture | ratio | of a set | ratio "
+    "| with daps | ratio | GFLOP/s | difference |"
 )
 
 
@@ -104,6 +106,7 @@ class Row:
     reference: float
     mixture: float
     of_set: float
+    daps: float
     gflops: float
     difference: float
 
@@ -114,6 +117,7 @@ class Row:
             f"| {self.task.num_speakers} | {sampler.guidance_weight:g} "
             f"| {self.reference:.3f} | {self.mixture:.3f} | {self.reference / self.mixture:.2f} "
             f"| {self.of_set:.3f} | {self.reference / self.of_set:.2f} "
+            f"| {self.daps:.3f} | {self.reference / self.daps:.2f} "
             f"| {self.gflops:.1f} | {self.difference:.1e} |"
         )
 
@@ -132,18 +136,29 @@ def compare(
     # a first round before the times: a first call is slower; then in turn, so that a change of the
     # machine's speed meets all
     rounds = [
-        (pools[0].apply(run_reference, (task,)), pools[1].apply(run_davss, (task,)), of_set())
+        (
+            pools[0].apply(run_reference, (task,)),
+            pools[1].apply(run_davss, (task,)),
+            pools[1].apply(run_davss, (without_gradient(task),)),
+            of_set(),
+        )
         for _ in range(arguments.repeats + 1)
     ]
-    (_, a), (_, b), _ = rounds[0]
+    (_, a), (_, b), _, _ = rounds[0]
     difference = ((a - b).abs().max() / a.abs().max()).item()
     steps, size = task.sampler.num_steps, arguments.batch * arguments.threads
-    reference = min(r[0][0] for r in rounds[1:]) / steps
-    mixture = min(r[1][0] for r in rounds[1:]) / steps
+    reference, mixture, daps = (min(r[i][0] for r in rounds[1:]) / steps for i in range(3))
     separator = Separator(*make_priors(task.nf), task.sampler, device="cpu")
     flops = count_evaluations(separator, task.num_speakers).flops(*passes) / steps
-    set_of = min(r[2] for r in rounds[1:]) / steps / size
-    return Row(task, reference, mixture, set_of, flops / mixture / 1e9, difference)
+    set_of = min(r[3] for r in rounds[1:]) / steps / size
+    return Row(task, reference, mixture, set_of, daps, flops / mixture / 1e9, difference)
+
+
+def without_gradient(task: Task) -> Task:
+    """The same mixture with as many steps of `fast`."""
+    steps, weight = task.sampler.num_steps, task.sampler.guidance_weight
+    fast = changed(PRESETS["fast"], num_steps=steps, num_samples=1, guidance_weight=weight)
+    return replace(task, sampler=fast)
 
 
 def make_mixture(task: Task) -> tuple[Tensor, Tensor]:
