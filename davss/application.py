@@ -67,7 +67,8 @@ def separate_file(
     separator = Separator(speech, noise, sampler, device, execution)
     make_folder(out, names := source_names(total), [recording, *lips])
 
-    for line in about_priors(speech_prior, noise_prior, separator.sample_rate, sample_rate):
+    rates = separator.sample_rate, sample_rate
+    for line in about_priors(speech_prior, noise_prior, *rates, with_lips=bool(lips)):
         print(line, file=sys.stderr)
     windows = separator.plan(round(seconds * separator.sample_rate))
     steps = separator.num_draw_steps * len(windows)
@@ -131,9 +132,14 @@ def plan_speakers(
 
 
 def about_priors(
-    speech_prior: Path, noise_prior: Path | NoiseModel, prior_rate: int, sample_rate: int
+    speech_prior: Path,
+    noise_prior: Path | NoiseModel,
+    prior_rate: int,
+    sample_rate: int,
+    *,
+    with_lips: bool,
 ) -> list[str]:
-    """Which priors are used, and what is lost where the recording has more than they know."""
+    """Which priors are used, and where the recording has more than they know."""
     origin = f", packaged with davss {__version__}"
     speech, noise = (
         f"{prior}{origin if is_packaged(prior) else ''}" for prior in (speech_prior, noise_prior)
@@ -143,6 +149,11 @@ def about_priors(
         lines.append(
             f"note: the priors work at {prior_rate} Hz, so the output has nothing above "
             f"{prior_rate // 2} Hz; the recording goes up to {sample_rate // 2} Hz"
+        )
+    if with_lips and is_packaged(speech_prior):
+        lines.append(
+            f"note: {speech_prior} knows the lips of one man, those of others mislead it; for one "
+            "speaker give --speakers 1 and no --lips"
         )
     return lines
 
