@@ -221,23 +221,25 @@ def decibels(value: float) -> str:
 
 def draw_plot(rows: pandas.DataFrame, path: Path) -> None:
     """SI-SDRi against evaluations: a line per family, squares for means of draws, presets as
-    stars.
+    stars. Settings that have not been run on all mixtures, or diverged, are left out.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.6, 4.4), layout="constrained")
     axes = figure.add_subplot()
-    rows = rows[np.isfinite(rows.si_sdri).groupby(rows.setting).transform("all")]
-    means = rows.groupby("setting", sort=False)[["evaluations", "si_sdri"]].mean().reset_index()
+    whole = rows.groupby("setting").si_sdri.transform("size") == rows.key.nunique()
+    finite = np.isfinite(rows.si_sdri).groupby(rows.setting).transform("all")
+    means = rows[whole & finite].groupby("setting", sort=False)[["evaluations", "si_sdri"]].mean()
+    means = means.reset_index()
     means[["family", "_", "variant"]] = means.setting.str.partition("/")
     presets = means.variant.eq("")
     for family, own in means[~presets].groupby("family", sort=False):
         steps = own[own.variant.str.isdigit()].sort_values("evaluations")
-        if steps.empty:  # other settings of a sampler of some steps
+        draws = own[own.variant.str.contains("×")]
+        if steps.empty and draws.empty:  # other settings of a sampler of some steps
             axes.plot(own.evaluations, own.si_sdri, "_", markersize=11, label=f"{family}: others")
             continue
         (line,) = axes.plot(steps.evaluations, steps.si_sdri, "o-", markersize=4, label=family)
-        draws = own[own.variant.str.contains("×")]
         axes.plot(draws.evaluations, draws.si_sdri, "s", markersize=5, color=line.get_color())
     for row in means[presets].itertuples():
         axes.plot(row.evaluations, row.si_sdri, "*", markersize=13, label=row.setting)
