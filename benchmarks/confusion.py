@@ -45,7 +45,8 @@ def gains(name: str, reader: ShardReader, count: int) -> dict[str, float]:
     prior = load_prior(name)
     if reader.sample_rate != prior.sample_rate:
         raise DavssError(
-            f"{reader.manifest}: clips at {reader.sample_rate} Hz, {name} knows others"
+            f"{reader.manifest}: clips at {reader.sample_rate} Hz, {name} works at "
+            f"{prior.sample_rate} Hz; give --corpora of that rate"
         )
     clips = load_clips(
         reader,

@@ -49,7 +49,7 @@ def separate_file(
     With several draws `spread.npz` says how far they differ: standard deviations (F, N) for every
     source, see davss/posterior/spread.py.
     `visual_encoder` is the checkpoint of BRAVEn, for a speech prior whose lips are its features.
-    Everything is checked before the sampler starts, and nothing is written unless it succeeds.
+    Everything is checked before the sampler starts, and no file is written unless it succeeds.
     Raises DavssError naming the file or flag that is wrong.
     """
     lips, total = plan_speakers(recording, lips, num_speakers, num_off_screen)

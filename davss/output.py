@@ -25,11 +25,11 @@ def source_names(num_speakers: int) -> list[str]:
 
 
 def make_folder(out: Path, names: Sequence[str], inputs: Iterable[Path]) -> None:
-    """Make the folder `out`; DavssError if it cannot be made or written to, or if one of `names`
-    would replace an input.
+    """Make the folder `out`; DavssError if it cannot be made or written to, or if an input is there
+    under one of `names` or is what an earlier separation left, which is going to be removed.
     """
     used = {path.resolve() for path in inputs}
-    for name in names:
+    for name in [*names, *_written_before(out)]:
         if (out / name).resolve() in used:
             raise DavssError(f"--out {out}: {name} there is an input; give another folder")
     if out.exists() and not out.is_dir():

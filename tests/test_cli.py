@@ -102,6 +102,16 @@ def test_an_input_is_never_replaced(folder, tmp_path, capsys):
     assert recording.read_bytes() == (folder / "mix.wav").read_bytes()
 
 
+def test_an_input_is_never_removed_as_stale(folder, tmp_path, capsys):
+    out = places(folder, tmp_path)
+    main(arguments(folder, **out, **{"--speakers": "2", "--num-samples": "1"}))
+    before = (tmp_path / "speaker_2.wav").read_bytes()
+    with pytest.raises(SystemExit):
+        main(arguments(tmp_path, "speaker_2.wav", **out))
+    assert "speaker_2.wav there is an input" in capsys.readouterr().err
+    assert (tmp_path / "speaker_2.wav").read_bytes() == before
+
+
 def test_what_an_earlier_separation_left_is_removed(folder, tmp_path):
     out = places(folder, tmp_path / "out")
     (tmp_path / "out").mkdir()
