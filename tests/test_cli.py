@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from davss.application import set_threads
 from davss.cli import main
+from davss.cli.application import set_threads
+from davss.cli.flags import EXECUTION_HELP, SAMPLER_HELP
 from davss.config import PRESETS, SamplerConfig, SeparationConfig, parse, to_dict
 from davss.diffusion.prior import save_prior
 from davss.errors import ending_in_one_line
-from davss.flags import EXECUTION_HELP, SAMPLER_HELP
 from tests.priors import make_noise_prior, make_speech_prior
 
 PLACES = ["--speech-prior", "speech", "--noise-prior", "noise", "--out", "out"]
@@ -169,7 +169,7 @@ def received(monkeypatch):
         received.update(settings)
         return {"files": []}
 
-    monkeypatch.setattr("davss.application.separate_file", separate_file)
+    monkeypatch.setattr("davss.cli.application.separate_file", separate_file)
     return received
 
 

@@ -126,7 +126,7 @@ def test_the_preset_follows_the_speech_prior(folder, monkeypatch):
         received.update(settings)
         return {"files": []}
 
-    monkeypatch.setattr("davss.application.separate_file", separate_file)
+    monkeypatch.setattr("davss.cli.application.separate_file", separate_file)
     monkeypatch.setitem(PRESETS, "small", replace(PRESETS["fast"], num_steps=5))
     for flags, preset in (
         ("", "small"),

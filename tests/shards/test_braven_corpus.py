@@ -11,7 +11,7 @@ import pytest
 import ray
 import yaml
 
-from davss.application import separate_file
+from davss.cli.application import separate_file
 from davss.config import SamplerConfig, ShardsConfig
 from davss.corpora import RawClip, voxceleb2
 from davss.diffusion.prior import SpeechPrior, load_prior, save_prior

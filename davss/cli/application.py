@@ -14,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 from davss import __version__
+from davss.cli.output import make_folder, source_names, write_report, write_sources
 from davss.config import NoiseModel, SamplerConfig, SeparationConfig, to_dict
 from davss.diffusion.prior import NoisePrior, SpeechPrior, load_prior
 from davss.errors import DavssError
@@ -21,7 +22,6 @@ from davss.media.audio import CONTAINERS, read_audio, require_sound
 from davss.media.mouth import MouthFinder
 from davss.media.video import Frames
 from davss.networks.visual import BravenLips
-from davss.output import make_folder, source_names, write_report, write_sources
 from davss.posterior.inputs import SHORTEST, SILENCE, VIDEO_RATE
 from davss.posterior.separator import Separator
 from davss.small import is_packaged

@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from davss import small
-from davss.config import DiffusionConfig, NetworkConfig
-from davss.errors import DavssError, ending_in_one_line
-from davss.flags import (
+from davss.cli.flags import (
     EXECUTION_HELP,
     NOISE,
     NOISE_HELP,
@@ -28,6 +26,8 @@ from davss.flags import (
     parse_flags,
     sampler_settings,
 )
+from davss.config import DiffusionConfig, NetworkConfig
+from davss.errors import DavssError, ending_in_one_line
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -147,7 +147,7 @@ def _add_profile(commands: Any) -> None:
 
 def _separate(arguments: argparse.Namespace) -> None:
     sampler, execution = sampler_settings(arguments), execution_settings(arguments)
-    from davss.application import separate_file  # torch is imported only when there is work
+    from davss.cli.application import separate_file  # torch is imported only when there is work
 
     report = separate_file(
         arguments.input,
@@ -216,7 +216,7 @@ def _profile(arguments: argparse.Namespace) -> None:
         raise DavssError("--speech-prior, --noise-prior: give both, or neither for untrained ones")
     if speech_prior and (size or rate):
         raise DavssError("--nf, --n-fft, --sample-rate: priors given by directory have their own")
-    from davss.application import check_device, load_pair, set_threads
+    from davss.cli.application import check_device, load_pair, set_threads
     from davss.profiling import Workload, describe, profile, untrained_priors
 
     workload = Workload(
@@ -242,7 +242,3 @@ def _profile(arguments: argparse.Namespace) -> None:
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
     print(json.dumps(result.to_dict(), indent=2) if arguments.json else describe(result))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,5 @@
+"""`python -m davss.cli`."""
+
+from davss.cli import main
+
+main()
