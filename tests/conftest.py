@@ -1,7 +1,8 @@
-"""An S3 server for all tests that want one; it starts when the first of them does."""
+"""How tests compute, and an S3 server for those that want one; it starts with the first of them."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import uuid
@@ -9,7 +10,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests import s3_server
+# Before torch is imported, and for all that tests start: threads that wait for each other actively
+# turn seconds into minutes on a machine whose cores are busy.
+os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
+
+from tests import s3_server  # noqa: E402
 
 
 @pytest.fixture(scope="session")

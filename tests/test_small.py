@@ -42,8 +42,6 @@ def folder(packaged, tmp_path, monkeypatch):
     """An empty working directory, and tiny priors in place of the packaged ones."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(small, "FOLDER", packaged)
-    # of the whole process: later tests would wait for threads where the cores are busy
-    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     noise = 0.1 * np.random.default_rng(0).standard_normal(8000)
     soundfile.write(tmp_path / "mix.wav", noise, 16000)
     return tmp_path

@@ -125,7 +125,6 @@ from tests.priors import make_noise_prior, make_speech_prior
 def megabytes():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
-torch.set_num_threads(1)
 sampler = SamplerConfig(name="daps", num_steps=2, window_seconds=4.0)
 separator = Separator(make_speech_prior(), make_noise_prior(), sampler, device="cpu")
 mixture = 0.1 * torch.randn(1, 600 * 8000 + 123)

@@ -68,7 +68,6 @@ def test_bit_equal_after_any_interruption(project, monkeypatch, losses, max_batc
 
 
 def worker_of_two(rank: int, folder: Path, rendezvous: str, stop_after: int) -> None:
-    torch.set_num_threads(1)
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2
     )
