@@ -89,7 +89,8 @@ def _files(root: Path, deps: tuple[str, ...]) -> list[str]:
     found = []
     for dep in deps:
         paths = sorted((root / dep).rglob("*")) if (root / dep).is_dir() else [root / dep]
-        found += [str(path.relative_to(root)) for path in paths if path.is_file()]
+        files = (p for p in paths if p.is_file() and p.parent.name != "__pycache__")
+        found += [str(path.relative_to(root)) for path in files]
     return found
 
 

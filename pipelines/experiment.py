@@ -25,6 +25,7 @@ import pandas
 import torch
 
 from davss import config
+from davss.code import code_digest
 from davss.config import (
     ExperimentConfig,
     ExperimentName,
@@ -34,7 +35,6 @@ from davss.config import (
 )
 from davss.diffusion.prior import NoisePrior, SpeechPrior
 from davss.errors import DavssError
-from davss.evaluation import trials as trials_module
 from davss.evaluation.experiments import SPEECH, Arm, Material, Trial, plan
 from davss.evaluation.figures import draw, markdown
 from davss.evaluation.findings import results_frame, table
@@ -42,9 +42,9 @@ from davss.evaluation.peers import run_peers
 from davss.evaluation.trials import Job, calls, kept, path_of, run_trials
 from davss.posterior.separator import Separator
 from davss.shards.reader import ShardReader
-from davss.storage import code_digests, publish, sha256, shard_store, storage_root
+from davss.storage import publish, sha256, shard_store, storage_root
 from pipelines import run
-from pipelines.separate import CODE, PRIORS, contents, num_actors, read_noise_model, read_prior
+from pipelines.separate import PRIORS, contents, num_actors, read_noise_model, read_prior
 
 NOISES = ("wham", "dns")
 ROOT = Path(__file__).parents[1]
@@ -115,7 +115,7 @@ class Desk:
             sorted({shard for reader in readers for shard in reader.clips.shard}),
             contents(PRIORS / "speech"),
             material.seed,
-            code_digests([*CODE, trials_module]),
+            code_digest("davss.evaluation.trials", "pipelines.separate"),
         ]
         self.models: dict[str, tuple[NoisePrior | config.NoiseModel, list[str]]] = {}
         self.job = Job(

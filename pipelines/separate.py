@@ -18,45 +18,21 @@ from pathlib import Path
 from typing import TypeVar, get_args
 
 from davss import config
+from davss.code import code_digest
 from davss.config import NoiseModel, SamplerConfig, SeparationConfig, load_section
-from davss.diffusion import denoiser, guidance, schedule
-from davss.diffusion import prior as prior_module
 from davss.diffusion.prior import NoisePrior, SpeechPrior, load_prior
 from davss.errors import DavssError
-from davss.evaluation import mixtures as mixtures_module
 from davss.evaluation.estimates import read_manifest
 from davss.evaluation.mixtures import render
 from davss.evaluation.runner import SeparationJob, run_separation
-from davss.networks import film, layers, ncsnpp
-from davss.posterior import (
-    daps,
-    dps,
-    likelihood,
-    noise_models,
-    recordings,
-    residual,
-    sampling,
-    separator,
-    spectrum,
-    steps,
-    trace,
-    uncertainty,
-    windows,
-)
 from davss.posterior.separator import Separator
 from davss.shards.reader import ShardReader
-from davss.storage import code_digests, publish, sha256, shard_store, storage_root
+from davss.storage import publish, sha256, shard_store, storage_root
 from pipelines import run
 
 SPEECH, SPEECH_CORPUS = "speech", "voxceleb2"
 PRIORS = Path("data/priors")
 UNTRAINED: tuple[NoiseModel, ...] = get_args(NoiseModel)
-# Estimates of other code are other estimates; dvc.yaml lists these files.
-CODE = (
-    *(denoiser, guidance, prior_module, schedule, film, layers, ncsnpp),
-    *(daps, dps, likelihood, noise_models, recordings, residual, sampling, separator, spectrum),
-    *(steps, trace, uncertainty, windows, mixtures_module),
-)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -108,7 +84,7 @@ def make_job(
     ]
     shards = [sorted(set(reader.clips.shard)) for reader in readers]
     inputs = [mixtures, shards, contents(PRIORS / SPEECH), used]
-    digest = config.digest(sampler, seed, inputs, code_digests(CODE))
+    digest = config.digest(sampler, seed, inputs, code_digest("pipelines.separate"))
     return SeparationJob(
         render=partial(render, speech=readers[0], noise=readers[1]),
         make_separator=partial(

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from davss.config import CorpusConfig, ShardsConfig, load_section
 from davss.corpora import RawClip, dns, speech, voxceleb2, wham
-from davss.shards.build import build_shards, given_encoder
+from davss.shards.build import build_shards
+from davss.shards.encoders import given_encoder
 from davss.shards.sheets import Watched, write_sheets
 from davss.storage import shard_store
 from pipelines import run

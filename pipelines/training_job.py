@@ -15,27 +15,23 @@ from typing import Any
 import pandas
 
 from davss import config
+from davss.code import code_digest
 from davss.config import AugmentConfig, PriorConfig, ShardsConfig, TrainingConfig
-from davss.diffusion import denoiser, loss, schedule
 from davss.diffusion.prior import NoisePrior, PriorInfo, SpeechPrior, load_prior
 from davss.diffusion.public import source_digest
 from davss.errors import DavssError
-from davss.networks import film, layers, ncsnpp
 from davss.networks.visual import encoder_file, load_visual_encoder
-from davss.shards import augment, contract, loader, order
+from davss.shards import loader
 from davss.shards.loader import training_loader, training_shards
 from davss.shards.reader import ShardReader
-from davss.storage import code_digests, sha256, shard_store, storage_root
-from davss.training import ema, launch, loop, tracking
+from davss.storage import sha256, shard_store, storage_root
+from davss.training import launch, loop, tracking
 from davss.training.job import TrainingJob
 from davss.training.separation import ValidationMixtures, mix_noises, mix_voices
 from davss.training.validation import ValidationClips, load_clips
 from davss.training.warm_start import warm_start
 
 SPEECH, SPEECH_CORPUS = "speech", "voxceleb2"
-# Other code makes another run, which starts anew instead of going on; dvc.yaml lists these files.
-_DENOISER = (denoiser, loss, schedule, film, layers, ncsnpp)
-_CODE = (*_DENOISER, augment, contract, loader, order, ema, loop)
 # Settings that change no weight, but for rounding. What `init_from` names is among the data.
 _HOW = {
     *("max_batch_per_worker", "loader_workers", "keep_checkpoints", "hang_factor", "hang_seconds"),
@@ -74,7 +70,7 @@ def make_job(name: str, params: Path, resources: launch.Resources, mode: str) ->
         "sample_rate": sample_rate,
         **_without_the_how(config.to_dict(prior_config)),
         "data": _data_digests(manifests, encoder, training.audio_only_corpus),
-        "code": config.digest(code_digests(_CODE)),
+        "code": code_digest("pipelines.training_job"),
         **_lineage_of_start(init_from),
     }
     run_id = config.digest(settings)

@@ -1,6 +1,6 @@
 """Where bulky or resumable things lie, and how files appear whole or not at all."""
 
-from davss.storage.files import code_digests, publish, sha256
+from davss.storage.files import publish, sha256
 from davss.storage.stores import (
     STATE,
     VARIABLE,
@@ -18,7 +18,6 @@ __all__ = [
     "Entry",
     "LocalStore",
     "Store",
-    "code_digests",
     "open_store",
     "publish",
     "sha256",

@@ -7,10 +7,9 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 
 from davss.errors import StorageError
 
@@ -19,11 +18,6 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def code_digests(modules: Iterable[ModuleType]) -> list[str]:
-    """SHA-256 of the source of modules: results kept in storage are not reused by other code."""
-    return [sha256(Path(str(module.__file__))) for module in modules]
 
 
 @contextmanager
