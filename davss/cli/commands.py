@@ -85,7 +85,7 @@ def _add_separate(commands: Any) -> None:
         help="take a recording apart into speakers and noise",
         description="Take a recording apart into speakers and noise. Writes speaker_1.wav …, "
         "noise.wav and separation.json; files are as long as the input. Without priors it takes "
-        "the small ones that come with davss.",
+        f"the small one of speech that comes with davss and the noise model {small.DEFAULT_NOISE}.",
         formatter_class=Help,
     )
     add = command.add_argument
@@ -101,7 +101,7 @@ def _add_separate(commands: Any) -> None:
     )
     add("--speakers", type=int, metavar="K", help="number of speakers when there are no lips")
     add("--off-screen", type=int, default=0, metavar="N", help="speakers nobody sees, besides")
-    speech, noise = Path(small.SPEECH), Path(small.NOISE)
+    speech, noise = Path(small.SPEECH), small.DEFAULT_NOISE
     add("--speech-prior", type=Path, default=speech, metavar="DIR", help=SPEECH_HELP)
     add("--noise-prior", type=noise_model, default=noise, metavar=NOISE, help=NOISE_HELP)
     text = "BRAVEn's checkpoint, if the speech prior was trained with it"

@@ -31,7 +31,7 @@ from davss.posterior.spread import spread
 from davss.posterior.steps import Callback, Denoise
 from davss.posterior.trace import Trace, replace_items
 from davss.posterior.windows import Windows, conditioned, plan_windows, waves
-from davss.small import NOISE, SPEECH, folder_of
+from davss.small import DEFAULT_NOISE, NOISE, SPEECH, folder_of
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Separator:
         cls,
         device: str | torch.device | None = None,
         sampler: SamplerConfig | None = None,
-        noise: str = NOISE,
+        noise: str = DEFAULT_NOISE,
     ) -> "Separator":
         """A separator of the packaged priors, by default with the preset `small`; noise: the name
         of a packaged noise prior or of a model without training. Raises DavssError for others.

@@ -11,6 +11,8 @@ from davss.errors import DavssError
 FOLDER = Path(__file__).parent
 SPEECH, NOISE, NOISE_DNS = "small-speech", "small-noise", "small-noise-dns"
 NAMES = (SPEECH, NOISE, NOISE_DNS)
+# What small-speech is paired with unless told otherwise: whatever separates strangers best.
+DEFAULT_NOISE = "gaussian"
 MAX_MEGABYTES = 12.0  # of all of them together, so that the wheel stays small
 
 
