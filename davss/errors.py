@@ -1,11 +1,13 @@
 """The one exception users see, and how programs end with it."""
 
+import errno
+import io
 import os
 import select
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 
 class DavssError(Exception):
@@ -24,8 +26,11 @@ def ending_in_one_line() -> Iterator[None]:
     """Exit with one line and status 2 for what the user can mend, with 130 on Ctrl-C.
 
     Output that nobody reads any more, as in `davss info PRIOR | head -1`, ends it with 141 and
-    without a word, as in other programs.
+    without a word, as in other programs. Characters that the terminal cannot show are escaped.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         yield
         sys.stdout.flush()
@@ -38,8 +43,22 @@ def ending_in_one_line() -> Iterator[None]:
     except BrokenPipeError:
         if _stdout_is_read():  # then it was another pipe or connection
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more
+        _drop_stdout()
         sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        if error.filename is None:
+            _drop_stdout()
+        where = error.filename or "standard output or a temporary file"
+        print(f"error: {where}: no space left on this disk; free some", file=sys.stderr)
+        sys.exit(2)
+
+
+def _drop_stdout() -> None:
+    """Let nothing more be written there: Python flushes once more when it ends."""
+    with suppress(OSError):  # it may be something in memory
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _stdout_is_read() -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
+import davss
 from davss.cli import main
 from davss.cli.application import set_threads
 from davss.cli.flags import EXECUTION_HELP, SAMPLER_HELP
@@ -71,15 +72,15 @@ def test_separate_writes_what_it_says(folder, capsys):
         ("mix.wav", {"--preset": "slow"}, "--preset: invalid choice: 'slow'"),
         ("mix.wav", {"--batch-size": "0"}, "--batch-size 0: input should be"),
         ("mix.wav", {"--noise-prior": "pink"}, "pink: no prior here"),
-        ("mix.wav", {"--abacus": "1"}, "unrecognized arguments: --abacus 1"),
+        ("mix.wav", {"--abacus": "1"}, "arguments: --abacus 1; see `davss separate --help`"),
         ("mix.wav", {"--lips": "face.mp4"}, "face.mp4"),
         ("mix.wav", {"--speakers": "-1"}, "--speakers"),
         ("mix.wav", {"--device": "abacus"}, "--device abacus: cannot be used here"),
         ("blip.wav", {}, "blip.wav: lasts 0.006 s"),
         ("mix.wav", {"--sigma-min": "1"}, "--sigma-min 1.0: must be below sigma_max, 0.5"),
         ("mix.wav", {"--overlap-seconds": "3"}, "must be at most half of window_seconds, 2"),
-        ("mix.wav", {"--out": "/proc/davss/out"}, "--out /proc/davss/out: cannot be made"),
-        ("mix.wav", {"--out": __file__ + "/out"}, "cannot be made (not a directory)"),
+        ("mix.wav", {"--out": "/proc/davss/out"}, "--out /proc/davss/out: cannot be written"),
+        ("mix.wav", {"--out": __file__ + "/out"}, "cannot be written (not a directory)"),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(
@@ -273,3 +274,45 @@ def test_help_and_mistakes_answer_quickly(flags, status):
         text=True,
     )
     assert done.returncode == status and "torch" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["", "separate", "validate", "info", "convert", "profile"])
+def test_help_is_ascii(command, capsys):
+    with pytest.raises(SystemExit):
+        main([*command.split(), "--help"])
+    assert capsys.readouterr().out.isascii()
+
+
+def test_version_and_the_module(folder):
+    command = [sys.executable, "-m", "davss", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout == f"davss {davss.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("x\udcff.wav", r"x\xff.wav: name is not UTF-8"), ("x" * 300, ": File name too long")],
+)
+@pytest.mark.parametrize("flag", ["", "--out", "--lips", "--speech-prior", "--noise-prior"])
+def test_names_that_no_file_can_have(folder, capsys, flag, name, message):
+    with pytest.raises(SystemExit):
+        main(["separate", *[str(folder / "mix.wav")] * bool(flag), *flag.split(), name])
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and message in lines[0] and "see `davss separate --help`" in lines[0]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_any_terminal_shows_any_name(folder, encoding):
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    command = [sys.executable, "-m", "davss", "info", "größe"]
+    done = subprocess.run(command, capture_output=True, env=environment)
+    shown = "größe".encode(encoding, errors="backslashreplace")
+    assert done.returncode == 2 and done.stderr.startswith(b"error: " + shown + b": no prior here")
+
+
+def test_a_full_standard_output_is_one_line(folder):
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "davss", "info", str(folder / "speech")]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert "standard output" in done.stderr and "no space left" in done.stderr

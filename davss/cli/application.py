@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from davss import __version__
-from davss.cli.output import make_folder, source_names, write_report, write_sources
+from davss.cli.output import check_folder, source_files, write_results
 from davss.config import NoiseModel, SamplerConfig, SeparationConfig, to_dict
 from davss.diffusion.prior import NoisePrior, SpeechPrior, load_prior
 from davss.errors import DavssError
@@ -65,7 +65,8 @@ def separate_file(
         raise DavssError(f"{recording}: lasts {seconds:.3f} s; give at least {SHORTEST:g} s")
     features = [read_lips(path, speech, seconds) for path in lips]
     separator = Separator(speech, noise, sampler, device, execution)
-    make_folder(out, names := source_names(total), [recording, *lips])
+    names = source_files(total)
+    check_folder(out, names, [recording, *lips], 4 * len(names) * len(audio))
 
     rates = separator.sample_rate, sample_rate
     for line in about_priors(speech_prior, noise_prior, *rates, with_lips=bool(lips)):
@@ -88,7 +89,7 @@ def separate_file(
         print(f"warning: {warning}", file=sys.stderr)
     sources = dict(zip(names, [*result.speech[0], result.noise[0]], strict=True))
     spread = result.spread[0] if result.spread is not None else None
-    report: dict[str, Any] = {
+    report = {
         "davss_version": __version__,
         "input": str(recording),
         "lips": [str(path) for path in lips],
@@ -105,10 +106,8 @@ def separate_file(
         "evaluations": result.num_evaluations,
         "retries": int(result.trace["retries"][0]),
         "warnings": result.warnings[0],
-        "files": write_sources(out, sources, sample_rate, spread),
     }
-    write_report(out, report)
-    return report
+    return write_results(out, sources, sample_rate, spread, report)
 
 
 def plan_speakers(

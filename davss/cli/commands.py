@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from davss import small
+from davss import __version__, small
 from davss.cli.flags import (
     EXECUTION_HELP,
     NOISE,
@@ -24,6 +24,7 @@ from davss.cli.flags import (
     given,
     noise_model,
     parse_flags,
+    path,
     sampler_settings,
 )
 from davss.config import DiffusionConfig, NetworkConfig
@@ -32,26 +33,27 @@ from davss.errors import DavssError, ending_in_one_line
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the command `davss`."""
-    arguments = build_parser().parse_args(argv)
     with ending_in_one_line():
+        arguments = build_parser().parse_args(argv)
         arguments.run(arguments)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """All subcommands and flags."""
     parser = Parser(prog="davss", description="Audio-visual speech separation.")
+    parser.add_argument("--version", action="version", version=f"davss {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_separate(commands)
     validate = commands.add_parser("validate", help="check shards against their manifests")
-    validate.add_argument("manifests", type=Path, help="a folder such as data/shards/voxceleb2")
+    validate.add_argument("manifests", type=path, help="a folder such as data/shards/voxceleb2")
     validate.add_argument(
         "--storage",
         help="folder or s3://bucket/prefix of shards (default: $DAVSS_STORAGE or ./storage)",
     )
     validate.set_defaults(run=_validate)
     info = commands.add_parser("info", help="what a prior is and how it was trained")
-    text = f"a folder such as data/priors/speech, or one that comes with davss: {small.SPEECH} …"
-    info.add_argument("prior", type=Path, help=text)
+    text = f"a folder such as data/priors/speech, or one that comes with davss: {small.SPEECH} ..."
+    info.add_argument("prior", type=path, help=text)
     info.set_defaults(run=_info)
     _add_convert(commands)
     _add_profile(commands)
@@ -62,20 +64,20 @@ def _add_convert(commands: Any) -> None:
     command = commands.add_parser(
         "convert",
         help="make a prior of a public checkpoint",
-        description="Write the NCSN++M of a public checkpoint (BUDDy, StoRM, SGMSE …; its EMA "
+        description="Write the NCSN++M of a public checkpoint (BUDDy, StoRM, SGMSE, ...; its EMA "
         "weights if it has any) as the directory of a prior. Code in the checkpoint is never run.",
         formatter_class=Help,
     )
     add = command.add_argument
-    add("checkpoint", type=Path, help="file of torch (.ckpt, .pt) or .safetensors")
-    add("out", type=Path, help="directory to write")
+    add("checkpoint", type=path, help="file of torch (.ckpt, .pt) or .safetensors")
+    add("out", type=path, help="directory to write")
     add("--sample-rate", type=int, default=16000, help="of the signals it was trained on, in Hz")
     add("--n-fft", type=int, default=510, help="its STFT, in samples")
     add("--hop-length", type=int, default=128, help="hop of its STFT, in samples")
     add("--sigma-data", type=float, default=0.05, help="RMS of the signals it was trained on")
     text = "folder with eigenlips.safetensors or braven.json: make a speech prior of it, whose "
     text += "lips have no effect until it is trained on"
-    add("--visual-encoder", type=Path, metavar="DIR", help=text)
+    add("--visual-encoder", type=path, metavar="DIR", help=text)
     command.set_defaults(run=_convert)
 
 
@@ -83,16 +85,17 @@ def _add_separate(commands: Any) -> None:
     command = commands.add_parser(
         "separate",
         help="take a recording apart into speakers and noise",
-        description="Take a recording apart into speakers and noise. Writes speaker_1.wav …, "
-        "noise.wav and separation.json; files are as long as the input. Without priors it takes "
-        f"the small one of speech that comes with davss and the noise model {small.DEFAULT_NOISE}.",
+        description="Take a recording apart into speakers and noise. Writes speaker_1.wav, "
+        "speaker_2.wav, ..., noise.wav and separation.json; files are as long as the input. "
+        "Without priors it takes the small one of speech that comes with davss and the noise "
+        f"model {small.DEFAULT_NOISE}.",
         formatter_class=Help,
     )
     add = command.add_argument
-    add("input", type=Path, help="recording: wav, flac, ogg, or the audio of an mp4")
+    add("input", type=path, help="recording: wav, flac, ogg, or the audio of an mp4")
     add(
         "--lips",
-        type=Path,
+        type=path,
         nargs="+",
         default=[],
         metavar="FACE.mp4",
@@ -102,13 +105,13 @@ def _add_separate(commands: Any) -> None:
     add("--speakers", type=int, metavar="K", help="number of speakers when there are no lips")
     add("--off-screen", type=int, default=0, metavar="N", help="speakers nobody sees, besides")
     speech, noise = Path(small.SPEECH), small.DEFAULT_NOISE
-    add("--speech-prior", type=Path, default=speech, metavar="DIR", help=SPEECH_HELP)
+    add("--speech-prior", type=path, default=speech, metavar="DIR", help=SPEECH_HELP)
     add("--noise-prior", type=noise_model, default=noise, metavar=NOISE, help=NOISE_HELP)
     text = "BRAVEn's checkpoint, if the speech prior was trained with it"
-    add("--visual-encoder", type=Path, metavar="FILE", help=text)
-    add("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
+    add("--visual-encoder", type=path, metavar="FILE", help=text)
+    add("--out", type=path, required=True, metavar="DIR", help="folder to write to")
     add("--seed", type=int, default=0, help="random seed; the file's name counts too")
-    add("--device", help="cpu, cuda, cuda:1 …; by default the GPU if there is one")
+    add("--device", help="cpu, cuda, cuda:1, ...; by default the GPU if there is one")
     add_execution(command, EXECUTION_HELP)
     add_sampler(command)
     command.set_defaults(run=_separate)
@@ -124,7 +127,7 @@ def _add_profile(commands: Any) -> None:
         formatter_class=Help,
     )
     add = command.add_argument
-    add("--speech-prior", type=Path, metavar="DIR", help=SPEECH_HELP)
+    add("--speech-prior", type=path, metavar="DIR", help=SPEECH_HELP)
     add("--noise-prior", type=noise_model, metavar=NOISE, help=NOISE_HELP)
     unset = argparse.SUPPRESS  # to notice a size given beside directories
     add("--nf", type=int, default=unset, help="channels of untrained priors (default: 128)")
@@ -137,7 +140,7 @@ def _add_profile(commands: Any) -> None:
     add("--steps-to-measure", type=int, default=2, help="steps to time, after one to warm up")
     add("--dry-run", action="store_true", help="count and forecast only, time nothing")
     add("--json", action="store_true", help="print JSON")
-    add("--device", help="cpu, cuda, cuda:1 …; by default the GPU if there is one")
+    add("--device", help="cpu, cuda, cuda:1, ...; by default the GPU if there is one")
     text = "TFLOP/s that a GPU is assumed to sustain (default: 395.6, 40%% of an H100's bf16 peak)"
     add("--gpu-tflops", type=float, default=unset, help=text)
     add_execution(command, ["precision", "compile", "checkpointing"])
@@ -192,6 +195,7 @@ def _info(arguments: argparse.Namespace) -> None:
 def _convert(arguments: argparse.Namespace) -> None:
     network = parse_flags(NetworkConfig, given(arguments, ("n_fft", "hop_length")))
     diffusion = parse_flags(DiffusionConfig, given(arguments, ("sigma_data",)))
+    from davss.cli.output import staging_folder
     from davss.diffusion.prior import save_prior
     from davss.diffusion.public import public_prior
 
@@ -199,6 +203,8 @@ def _convert(arguments: argparse.Namespace) -> None:
         raise DavssError(f"{arguments.out}: is there already; remove it or give another name")
     if arguments.checkpoint.is_dir():
         raise DavssError(f"{arguments.checkpoint}: a folder; give the file of a checkpoint")
+    with staging_folder(arguments.out.parent, str(arguments.out)):
+        pass  # it can be written
     prior = public_prior(
         arguments.checkpoint, arguments.sample_rate, network, diffusion, arguments.visual_encoder
     )

@@ -3,6 +3,7 @@ settings themselves its type, its choices and its default.
 """
 
 import argparse
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ SAMPLER_HELP = {
     "sigma",
     "zeta_late": "dps: the same below the RMS of the priors' signals",
     "guidance_weight": "strength of the lips; 0 is plain conditioning, at about half the cost",
-    "guidance_form": "D of lips and of none: (1+w) D − w D∅, or w D + (1−w) D∅",
+    "guidance_form": "D of lips and of none: (1+w) D - w D0, or w D + (1-w) D0",
     "sigma_max": "noise level to begin at, for signals of RMS 0.05",
     "sigma_min": "last noise level",
     "rho": "curvature of the noise levels",
@@ -67,6 +68,13 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}; see `{self.prog} --help`\n")
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """The same, but what a subcommand does not know is its own error, not that of `davss`."""
+        namespace, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return namespace, unknown
+
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):
     """Help with defaults, but for flags that have none."""
@@ -77,9 +85,24 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
         return super()._get_help_string(action)
 
 
+def path(text: str) -> Path:
+    """A path that this system can look up, whether or not there is something."""
+    try:
+        text.encode()
+        os.stat(text)
+    except UnicodeEncodeError:
+        shown = os.fsencode(text).decode(errors="backslashreplace")
+        raise argparse.ArgumentTypeError(f"{shown}: name is not UTF-8; rename it") from None
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error.strerror}") from None
+    return Path(text)
+
+
 def noise_model(text: str) -> Path | str:
     """The name of a noise model that needs no training, unless a directory bears it, or a path."""
-    return text if text in get_args(NoiseModel) and not Path(text).is_dir() else Path(text)
+    return text if text in get_args(NoiseModel) and not Path(text).is_dir() else path(text)
 
 
 def add_sampler(command: argparse.ArgumentParser) -> None:

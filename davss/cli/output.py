@@ -1,77 +1,109 @@
-"""The folder that `davss separate` writes: checked before the work, whole after it.
+"""The folder that `davss separate` writes: tried before the work, whole after it or as it was.
 
 Shapes: M sources · T samples · F bins · N frames.
 """
 
+import errno
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from davss.errors import DavssError
+from davss.errors import DavssError, StorageError
 from davss.media.audio import write_audio
-from davss.storage import publish
 
 REPORT, SPREAD = "separation.json", "spread.npz"
 
 
-def source_names(num_speakers: int) -> list[str]:
+def source_files(num_speakers: int) -> list[str]:
     """The files of all sources, noise last."""
     return [*(f"speaker_{k + 1}.wav" for k in range(num_speakers)), "noise.wav"]
 
 
-def make_folder(out: Path, names: Sequence[str], inputs: Iterable[Path]) -> None:
-    """Make the folder `out`; DavssError if it cannot be made or written to, or if an input is there
-    under one of `names` or is what an earlier separation left, which is going to be removed.
+def check_folder(out: Path, names: Sequence[str], inputs: Iterable[Path], num_bytes: int) -> None:
+    """Try whether files of `names`, `num_bytes` in all, can be written to the folder `out`, and
+    leave nothing there.
+
+    Raises DavssError if they cannot, and if an input is there under one of `names` or is what an
+    earlier separation left, which is going to be removed.
     """
     used = {path.resolve() for path in inputs}
     for name in [*names, *_written_before(out)]:
         if (out / name).resolve() in used:
             raise DavssError(f"--out {out}: {name} there is an input; give another folder")
-    if out.exists() and not out.is_dir():
+    if os.path.exists(out) and not os.path.isdir(out):
         raise DavssError(f"--out {out}: a file of that name is in the way; give a folder")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise DavssError(f"--out {out}: cannot be made ({reason}); give another folder") from None
-    if not os.access(out, os.W_OK):
-        raise DavssError(f"--out {out}: no permission to write there; give another folder")
+    with staging_folder(out) as staging:
+        for name in (*names, REPORT):
+            if os.path.isdir(out / name):
+                raise DavssError(f"--out {out}: {name} there is a folder; give another folder")
+            (staging / name).write_bytes(b"\0")  # access rights alone do not tell
+        free = shutil.disk_usage(out).free
+        if free < num_bytes:
+            needed = f"{num_bytes / 1e6:.1f} MB are needed, {free / 1e6:.1f} MB are free"
+            raise OSError(errno.ENOSPC, f"no space left: {needed}")
 
 
-def write_sources(
-    out: Path, sources: Mapping[str, Tensor], sample_rate: int, spread: Tensor | None
-) -> list[str]:
-    """Write each source (T,) under its name, and the spread (M, F, N) of several draws; the names
-    of all files. What an earlier separation has left there besides is removed.
+def write_results(
+    out: Path,
+    sources: Mapping[str, Tensor],
+    sample_rate: int,
+    spread: Tensor | None,
+    report: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write each source (T,) under its name, the spread (M, F, N) of several draws, and the report
+    with the names of all files, which is returned. All of them appear in `out`, or none; what an
+    earlier separation has left there besides is removed.
     """
-    for name, source in sources.items():
-        write_audio(out / name, source.numpy(), sample_rate)
-    files = list(sources)
-    if spread is not None:
-        write_spread(out / SPREAD, [Path(name).stem for name in sources], spread)
-        files.append(SPREAD)
-    for name in _written_before(out):
-        if name not in files:
+    report = {**report, "files": [*sources, *([] if spread is None else [SPREAD])]}
+    stale = set(_written_before(out)) - set(report["files"])
+    with staging_folder(out) as staging:
+        for name, source in sources.items():
+            write_audio(staging / name, source.numpy(), sample_rate)
+        if spread is not None:
+            write_spread(staging / SPREAD, [Path(name).stem for name in sources], spread)
+        (staging / REPORT).write_text(json.dumps(report, indent=2) + "\n")
+        for name in [*report["files"], REPORT]:
+            os.replace(staging / name, out / name)
+        for name in stale:
             (out / name).unlink(missing_ok=True)
-    return files
-
-
-def write_report(out: Path, report: Mapping[str, Any]) -> None:
-    """Write separation.json, the last of the files: it names the others."""
-    with publish(out / REPORT) as temporary:
-        temporary.write_text(json.dumps(report, indent=2) + "\n")
+    return report
 
 
 def write_spread(path: Path, names: Sequence[str], spread: Tensor) -> None:
     """Write the spread (M, F, N) of named sources; without a noise model the noise has none."""
-    with publish(path) as temporary, open(temporary, "wb") as stream:
-        arrays = zip(names, spread.numpy(), strict=False)
-        np.savez_compressed(stream, **dict(arrays))  # type: ignore[arg-type]
+    arrays = zip(names, spread.numpy(), strict=False)
+    np.savez_compressed(path, **dict(arrays))  # type: ignore[arg-type]
+
+
+@contextmanager
+def staging_folder(out: Path, shown: str | None = None) -> Iterator[Path]:
+    """A folder in `out` that goes after the block, and so do those folders of `out` that were not
+    there before and have stayed empty. What the system refuses becomes a DavssError
+    that calls it `shown`.
+    """
+    absent: list[Path] = []
+    try:
+        absent += [folder for folder in (out, *out.parents) if not os.path.exists(folder)]
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out, prefix=".davss-") as staging:
+            yield Path(staging)
+    except (OSError, StorageError) as error:
+        reason = getattr(error, "strerror", None) or "no space left on this disk"
+        raise DavssError(
+            f"{shown or f'--out {out}'}: cannot be written ({reason.lower()}); give another folder"
+        ) from None
+    finally:
+        for folder in absent:
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def _written_before(out: Path) -> list[str]:
@@ -80,5 +112,5 @@ def _written_before(out: Path) -> list[str]:
         files = json.loads((out / REPORT).read_text())["files"]
     except (OSError, ValueError, KeyError, TypeError):
         return []
-    known = {SPREAD, *source_names(len(files))}
+    known = {SPREAD, *source_files(len(files))}
     return [name for name in files if name in known]

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from davss.config import DiffusionConfig, NetworkConfig, parse, to_dict
@@ -21,6 +20,7 @@ from davss.networks import NCSNpp
 from davss.networks.eigenlips import VisualEncoder
 from davss.networks.film import Modulations
 from davss.networks.visual import load_visual_encoder, save_visual_encoder
+from davss.networks.weights import read_weights_file
 from davss.small import locate
 from davss.storage import publish
 
@@ -172,10 +172,8 @@ def load_prior(path: str | Path) -> SpeechPrior | NoisePrior:
     else:
         prior = NoisePrior(info)
     try:
-        prior.network.load_state_dict(load_file(path / "weights.safetensors"))
-    except FileNotFoundError:
-        raise DavssError(f"{path}/weights.safetensors: missing; train the prior again") from None
-    except (SafetensorError, RuntimeError) as error:
+        prior.network.load_state_dict(read_weights_file(path / "weights.safetensors"))
+    except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise DavssError(
             f"{path}/weights.safetensors: does not fit its config.json ({reason})"

@@ -7,21 +7,18 @@ where there are any.
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from davss.config import DiffusionConfig, NetworkConfig
 from davss.diffusion.prior import NoisePrior, PriorInfo, SpeechPrior
 from davss.errors import DavssError
 from davss.networks.visual import load_visual_encoder
+from davss.networks.weights import read_weights_file
 from davss.storage import sha256
 
 _NAME = re.compile(r"(.*?)((?:all_modules\.\d+|output_layer)\..+)")
@@ -43,13 +40,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises DavssError for a missing file, pickled objects, and files without an NCSN++M.
     """
     file = _weights_file(path)
-    if path.is_dir() or file.suffix == ".safetensors":
-        try:
-            content: Any = load_file(file)
-        except SafetensorError as error:
-            raise DavssError(f"{file}: damaged ({error}); get it again") from None
-        return content if path.is_dir() else _network_weights(content, path)
-    return _network_weights(_read_torch(file), path)
+    content = read_weights_file(file)
+    return content if path.is_dir() else _network_weights(content, path)
 
 
 def public_prior(
@@ -85,23 +77,9 @@ def public_prior(
 
 def _weights_file(path: Path) -> Path:
     file = path / "weights.safetensors" if path.is_dir() else path
-    if not file.is_file():
+    if path.is_dir() and not file.is_file():
         raise DavssError(f"{file}: no such file; give a prior's directory or a checkpoint")
     return file
-
-
-def _read_torch(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise DavssError(
-            f"{path}: holds pickled objects beside weights, or is damaged; if you trust it, save "
-            "its weights alone: torch.save({k: v for k, v in torch.load(FILE, weights_only=False)"
-            ".items() if k in ('state_dict', 'ema')}, NEW)"
-        ) from None
-    except (RuntimeError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else "it ends early"
-        raise DavssError(f"{path}: not a checkpoint of torch ({reason}); get it again") from None
 
 
 def _network_weights(content: Any, path: Path) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import decord
@@ -55,8 +56,10 @@ def write_audio(path: str | Path, audio: np.ndarray, sample_rate: int) -> None:
     path, audio = Path(path), np.asarray(audio, dtype=np.float32)
     if audio.size == 0 or not np.isfinite(audio).all():
         raise DavssError(f"{path}: refusing to write empty or non-finite audio")
+    buffer = io.BytesIO()  # libsndfile does not tell a full disk from other failures
+    soundfile.write(buffer, audio.T, sample_rate, subtype="FLOAT", format="WAV")
     with publish(path) as temporary:
-        soundfile.write(temporary, audio.T, sample_rate, subtype="FLOAT", format="WAV")
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def require_sound(audio: np.ndarray, name: str | Path, least: float = SILENCE_RMS) -> None:

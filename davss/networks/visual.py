@@ -10,22 +10,19 @@ from __future__ import annotations
 
 import functools
 import json
-import pickle
 import warnings
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from davss.errors import DavssError
 from davss.networks.braven import BRAVEn
 from davss.networks.eigenlips import Eigenlips, VisualEncoder
 from davss.networks.lipsound import LipSound
+from davss.networks.weights import read_weights_file
 from davss.storage import publish, sha256
 
 EIGENLIPS, LIPSOUND, BRAVEN = "eigenlips.safetensors", "lipsound.safetensors", "braven.json"
@@ -119,15 +116,7 @@ def groups(lengths: Sequence[int]) -> Iterator[list[int]]:
 
 def read_checkpoint(path: Path) -> Mapping[str, torch.Tensor]:
     """Weights in a `.safetensors` file or one of torch's; code in it is never run."""
-    if not path.is_file():
-        raise DavssError(f"{path}: no such checkpoint of BRAVEn; correct the path")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        mmap = zipfile.is_zipfile(path)  # files of old versions of torch cannot be mapped
-        weights = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError):
-        weights = None
+    weights = read_weights_file(path)
     if not isinstance(weights, Mapping):
         raise DavssError(f"{path}: not a checkpoint of weights alone; give BRAVEn's, unchanged")
     return weights

@@ -43,8 +43,9 @@ def full_disk_explained(path: Path) -> Iterator[None]:
     """Turn the system's error of a full disk into a StorageError that names `path`."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        if not full and "No space left on device" not in str(error):  # safetensors has no errno
             raise
         raise StorageError(
             f"{path}: no space left on this disk; free some and run it again"

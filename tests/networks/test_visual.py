@@ -95,12 +95,11 @@ def test_files_that_are_no_checkpoint(tmp_path, monkeypatch):
             BravenLips.of(path)
         assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
 
-    refused("no such checkpoint")
-    for content in (b"", b"no zip"):
-        path.write_bytes(content)
-        refused("not a checkpoint of weights alone")
+    refused("no such file")
+    path.write_bytes(b"")
+    refused("an empty file")
     torch.save({"encoder": Malicious()}, path)
-    refused("not a checkpoint of weights alone")
+    refused("pickled objects")
     assert not (tmp_path / "was-here").exists(), "code of a checkpoint was run"
     torch.save([1, 2], path)
     refused("not a checkpoint of weights alone")
