@@ -70,7 +70,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--runtime-env", type=Path, default=RUNTIME_ENV, help="base runtime environment (YAML)"
     )
     parser.add_argument(
-        "--entrypoint-cpus", type=float, default=1, help="CPUs of the stage's driver (default: 1)"
+        "--entrypoint-cpus",
+        type=float,
+        default=0,
+        help="CPUs that the stage's driver reserves, and takes from its workers (default: 0)",
     )
     parser.add_argument(
         "--entrypoint-resources",

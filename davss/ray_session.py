@@ -1,16 +1,33 @@
-"""Ray sessions, for shards, training and separation alike."""
+"""Ray for the length of a stage: the cluster of RAY_ADDRESS or a small one here, and its room."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+import secrets
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+
+from davss.errors import DavssError
+
+PATIENCE = 10.0  # seconds that a cluster gets to answer
+ROOM_PATIENCE = 20.0  # seconds after which a wait for room is said
+# A socket's path may have 107 bytes; Ray adds /ray/session_DATE_TIME_PID/sockets/plasma_store.
+LONGEST_TMPDIR = 36
+
+Amounts = Mapping[str, float]  # as Ray has them: {"CPU": 2, "GPU": 1}
 
 
 @contextmanager
 def ray_running(num_cpus: int) -> Iterator[None]:
-    """Ray while the block runs: the one at work, that of RAY_ADDRESS, or a small local one."""
+    """Ray while the block runs: the one at work, that of RAY_ADDRESS, or a small local one.
+
+    Raises DavssError where no cluster answers at RAY_ADDRESS.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
@@ -18,18 +35,124 @@ def ray_running(num_cpus: int) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    if "RAY_ADDRESS" in os.environ:
-        ray.init(logging_level=logging.ERROR, log_to_driver=False)
-    else:
-        ray.init(
-            address="local",
-            num_cpus=num_cpus,
-            object_store_memory=100_000_000 * max(2, num_cpus),
-            include_dashboard=False,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    with _short_temporary_folder():
+        try:
+            _start(num_cpus) if address == "local" else _join(address)
+        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            line = f"({' '.join(str(error).split())[:300]})"
+            if address == "local":
+                raise DavssError(f"Ray does not start on this machine {line}") from None
+            raise DavssError(
+                f"RAY_ADDRESS={address}: no Ray cluster answers there {line}; correct the address, "
+                "or unset RAY_ADDRESS to compute on this machine"
+            ) from None
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _start(num_cpus: int) -> None:
+    import ray
+
+    if not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
+        # Ray would keep a token of its own in the home folder, which may not exist.
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    ray.init(
+        address="local",
+        num_cpus=num_cpus,
+        object_store_memory=100_000_000 * max(2, num_cpus),
+        include_dashboard=False,
+        logging_level=logging.ERROR,
+        log_to_driver=False,
+    )
+
+
+def _join(address: str) -> None:
+    import ray
+    from ray._private.services import canonicalize_bootstrap_address
+
+    if "://" in address:
+        raise ValueError("stages join a cluster by HEAD:6379; `cluster.submit` takes http://")
+    # In a process of its own, which can be ended: Ray's own attempts take a quarter of an hour.
+    code = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1])"
+    found = canonicalize_bootstrap_address(address) or address
     try:
+        subprocess.run(
+            [sys.executable, "-c", code, found],
+            capture_output=True,
+            timeout=PATIENCE,
+            check=True,
+            text=True,
+        )
+    except subprocess.TimeoutExpired:
+        raise ConnectionError(f"silent for {PATIENCE:g} s") from None
+    except subprocess.CalledProcessError as error:
+        raise ConnectionError((error.stderr.splitlines() or ["refused"])[-1]) from None
+    ray.init(logging_level=logging.ERROR, log_to_driver=False)
+
+
+@contextmanager
+def _short_temporary_folder() -> Iterator[None]:
+    """$TMPDIR by another name while the block runs, where its own is too long for sockets."""
+    folder, given = tempfile.gettempdir(), os.environ.get("TMPDIR")
+    if len(os.fsencode(folder)) <= LONGEST_TMPDIR:
         yield
+        return
+    with tempfile.TemporaryDirectory(prefix="davss-", dir="/tmp") as short:
+        link = Path(short) / "tmp"
+        link.symlink_to(folder)
+        os.environ["TMPDIR"] = tempfile.tempdir = str(link)
+        try:
+            yield
+        finally:
+            tempfile.tempdir = None
+            os.environ.pop("TMPDIR") if given is None else os.environ.update(TMPDIR=given)
+
+
+def nodes() -> list[Amounts]:
+    """What each node of the running Ray has."""
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def room(nodes: Sequence[Amounts], asked: Amounts) -> int:
+    """How many times the nodes have what is `asked`, each whole on one node."""
+    wanted = {name: amount for name, amount in asked.items() if amount}
+    return sum(
+        min(int(node.get(name, 0) / amount) for name, amount in wanted.items()) for node in nodes
+    )
+
+
+def wait_for_room(what: str, asked: Amounts, count: int) -> None:
+    """Wait until the running Ray can place `count` times what is `asked`; a line says so when that
+    takes long. Raises DavssError, with what is asked and what is there, where it never can.
+    """
+    from ray.util import placement_group, remove_placement_group
+
+    group = placement_group([dict(asked)] * count)
+    try:
+        if group.wait(ROOM_PATIENCE):
+            return
+        there = nodes()
+        line = f"{what} asks for {count} × {_words(asked)}; {_described(there)}"
+        if room(there, asked) < count:
+            raise DavssError(f"{line}; start more nodes, or ask for less (docs/cluster.md)")
+        print(f"{line}, and others use it: waiting", file=sys.stderr, flush=True)
+        while not group.wait(60):
+            pass
     finally:
-        ray.shutdown()
+        remove_placement_group(group)
+
+
+def _described(nodes: Sequence[Amounts]) -> str:
+    each = [_words({name: node.get(name, 0) for name in ("CPU", "GPU")}) for node in nodes]
+    return f"Ray has {len(nodes)} node(s): {', '.join(each)}"
+
+
+def _words(resources: Amounts) -> str:
+    return (
+        " + ".join(f"{amount:g} {name}" for name, amount in resources.items() if amount) or "0 CPU"
+    )

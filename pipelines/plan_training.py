@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -44,11 +43,11 @@ def dry_run(arguments: argparse.Namespace) -> str:
         raise DavssError(f"--gpus {arguments.gpus}: give a number of GPUs, 1 or more")
     if not arguments.gpu_tflops > 0:
         raise DavssError(f"--gpu-tflops {arguments.gpu_tflops:g}: give a rate above 0")
+    machine = launch.this_machine()
+    workers = launch.parse_workers(os.environ.get("DAVSS_NUM_WORKERS"))
     if arguments.gpus:
-        resources = replace(launch.plan_resources((arguments.gpus,) * 2), use_gpu=True)
-    else:
-        workers = launch.parse_workers(os.environ.get("DAVSS_NUM_WORKERS"))
-        resources = launch.plan_resources(workers)
+        machine, workers = {**machine, "GPU": arguments.gpus}, None
+    resources = launch.plan_resources(workers, [machine])
     with tempfile.TemporaryDirectory() as folder:
         params = Path(arguments.params)
         if arguments.profile:
@@ -59,12 +58,11 @@ def dry_run(arguments: argparse.Namespace) -> str:
         loop.check_workers(training, resources.num_workers)
         lines = describe(arguments.name, prior, training, resources, arguments.gpu_tflops)
         try:
-            job = make_job(arguments.name, params, resources, "disabled")
+            job = make_job(arguments.name, params, "disabled")
         except DavssError as error:
             lines["state"] = f"none yet: {error}"
         else:
-            saved = checkpoint.load_newest(job.checkpoints)
-            lines["samples seen"] = f"{saved['samples_seen'] if saved else 0:,}"
+            lines["samples seen"] = f"{checkpoint.samples_seen(job.checkpoints):,}"
             lines["state"] = str(job.state)
     return "\n".join(f"{name + ':':<14} {value}" for name, value in lines.items())
 

@@ -47,17 +47,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     if arguments.gpus or arguments.profile:
         raise DavssError("--gpus, --profile: for --dry-run only; a run takes DAVSS_NUM_WORKERS")
-    resources = launch.plan_resources(launch.parse_workers(os.environ.get("DAVSS_NUM_WORKERS")))
-    mode = tracking.choose_mode(os.environ)
-    job = make_job(arguments.name, Path(arguments.params), resources, mode)
-    saved = checkpoint.load_newest(job.checkpoints)
-    if saved is None:
-        _tell_start(job)
-    if saved is None or saved["samples_seen"] < job.config.training.total_samples:
-        launch.launch(job, resources)
+    num_workers = launch.parse_workers(os.environ.get("DAVSS_NUM_WORKERS"))
+    job = make_job(arguments.name, Path(arguments.params), tracking.choose_mode(os.environ))
+    export(job, _trained(job, num_workers))
+
+
+def _trained(job: TrainingJob, num_workers: tuple[int, int] | None) -> dict[str, Any]:
+    """The last checkpoint of the run, once it is complete."""
+    total, seen = job.config.training.total_samples, checkpoint.samples_seen(job.checkpoints)
+    saved = checkpoint.load_newest(job.checkpoints) if seen >= total else None
+    if saved is None or saved["samples_seen"] < total:  # or the newest is damaged
+        if not seen:
+            _tell_start(job)
+        launch.launch(job, num_workers)
         saved = checkpoint.load_newest(job.checkpoints)
     assert saved is not None
-    export(job, saved)
+    return saved
 
 
 def _tell_start(job: TrainingJob) -> None:

@@ -25,7 +25,7 @@ from davss.shards import loader
 from davss.shards.loader import training_loader, training_shards
 from davss.shards.reader import ShardReader
 from davss.storage import sha256, shard_store, storage_root
-from davss.training import launch, loop, tracking
+from davss.training import tracking
 from davss.training.job import TrainingJob
 from davss.training.separation import ValidationMixtures, mix_noises, mix_voices
 from davss.training.validation import ValidationClips, load_clips
@@ -40,7 +40,7 @@ _HOW = {
 }
 
 
-def make_job(name: str, params: Path, resources: launch.Resources, mode: str) -> TrainingJob:
+def make_job(name: str, params: Path, mode: str) -> TrainingJob:
     """The job of prior `name`; every piece is checked before anything starts."""
     speech = name == SPEECH
     prior_config = config.load_section(params, section_of(name), PriorConfig)
@@ -53,7 +53,6 @@ def make_job(name: str, params: Path, resources: launch.Resources, mode: str) ->
     sample_rate = config.load_section(params, "shards", ShardsConfig).sample_rate
     seed = config.load_section(params, "seed", int)
     training, diffusion = prior_config.training, prior_config.diffusion
-    loop.check_workers(training, resources.num_workers)
     corpus = SPEECH_CORPUS if speech else name
     manifests, shards_in = _manifests(corpus), shard_store()
     crop_samples = round(training.crop_seconds * sample_rate)

@@ -139,6 +139,12 @@ def _samples_seen(path: Path) -> int:
     return int(match[1]) if match else 0
 
 
+def samples_seen(folder: Path) -> int:
+    """Samples seen by the newest checkpoint in `folder`, by its name alone; 0 without one."""
+    paths = [*_listed(folder), *_listed(folder, "best")]
+    return max((_samples_seen(path) for path in paths), default=0)
+
+
 def newest_name(folder: Path) -> str:
     """The newest checkpoint in `folder` by name, for messages."""
     names = [path.name for path in _listed(folder)]

@@ -13,6 +13,7 @@ import shutil
 import signal
 import sys
 import traceback
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,30 +22,32 @@ from typing import Any
 import torch
 
 from davss.errors import DavssError
-from davss.ray_session import ray_running
+from davss.ray_session import Amounts, nodes, ray_running, room, wait_for_room
 from davss.storage import publish
 from davss.training import checkpoint
 from davss.training.job import TrainingJob, Worker
+from davss.training.loop import check_workers, train
 from davss.training.progress import shown
 from davss.training.signals import StopRequest, sigterm_writes
 
 _RESIZE_SECONDS = 60.0  # how often an elastic run looks for more workers
+MAX_FAILURES = 3  # times in a row that workers are started again after some died
 STOPPED_STATUS = 128 + signal.SIGTERM
 
 
 @dataclass(frozen=True)
 class Resources:
-    """Workers of a run and what each may use; `min_workers` are enough to go on.
-
-    `max_failures` is how often in a row workers are started again after some died; nodes that are
-    taken away in an orderly way do not count.
-    """
+    """Workers of a run and what each may use; `min_workers` are enough to go on."""
 
     num_workers: int
     threads: int
     use_gpu: bool
-    min_workers: int | None = None
-    max_failures: int = 3
+    min_workers: int
+
+    @property
+    def per_worker(self) -> dict[str, float]:
+        """What a worker reserves of Ray."""
+        return {"CPU": self.threads, "GPU": int(self.use_gpu)}
 
 
 def parse_workers(text: str | None) -> tuple[int, int] | None:
@@ -61,17 +64,26 @@ def parse_workers(text: str | None) -> tuple[int, int] | None:
     return low, high
 
 
-def plan_resources(num_workers: tuple[int, int] | None = None) -> Resources:
-    """(fewest, most) workers, or one per GPU, or two where there is no GPU; they share the cores
-    of this machine.
+def plan_resources(num_workers: tuple[int, int] | None, nodes: Sequence[Amounts]) -> Resources:
+    """(fewest, most) workers, or one per GPU of the nodes, or two where there is no GPU; they share
+    the cores.
     """
-    cores, gpus = len(os.sched_getaffinity(0)), torch.cuda.device_count()
+    cores = int(sum(node.get("CPU", 0) for node in nodes))
+    gpus = int(sum(node.get("GPU", 0) for node in nodes))
     # Two processes of one thread beat one of two threads, most of all on a busy machine.
-    low, high = num_workers or (gpus or min(cores, 2),) * 2
-    return Resources(high, max(cores // high, 1), use_gpu=gpus > 0, min_workers=low)
+    low, high = num_workers or (gpus or max(min(cores, 2), 1),) * 2
+    threads = 1
+    while room(nodes, {"CPU": threads + 1, "GPU": int(gpus > 0)}) >= high:
+        threads += 1
+    return Resources(high, threads, use_gpu=gpus > 0, min_workers=low)
 
 
-def launch(job: TrainingJob, resources: Resources) -> None:
+def this_machine() -> Amounts:
+    """What Ray would find here."""
+    return {"CPU": len(os.sched_getaffinity(0)), "GPU": torch.cuda.device_count()}
+
+
+def launch(job: TrainingJob, num_workers: tuple[int, int] | None) -> None:
     """Train to the end with Ray Train; the progress appears on stderr.
 
     On SIGTERM the workers save, and this process exits with status 143. Raises DavssError for what
@@ -81,17 +93,22 @@ def launch(job: TrainingJob, resources: Resources) -> None:
     from ray.train import TrainingFailedError
     from ray.train.torch import TorchTrainer
 
+    most = num_workers[1] if num_workers else 1
+    check_workers(job.config.training, most)
     shutil.rmtree(job.state / "ray", ignore_errors=True)
     _error_file(job).unlink(missing_ok=True)
-    print(f"{job.name} starts on {_describe(resources)}", file=sys.stderr, flush=True)
-    slots = resources.num_workers * resources.threads
     # Ray sets a handler of SIGTERM of its own when it starts: ours comes after.
+    slots = max(int(this_machine()["CPU"]), most)
     with ray_running(slots), sigterm_writes(_stop_file(job)), shown(job.log_file):
+        resources = plan_resources(num_workers, nodes())
+        check_workers(job.config.training, resources.num_workers)
+        print(f"{job.name} starts on {_describe(resources)}", file=sys.stderr, flush=True)
+        wait_for_room(job.name, resources.per_worker, resources.min_workers)
         trainer = TorchTrainer(
             _work,
             train_loop_config={"job": job, "threads": resources.threads},
             scaling_config=_scaling(resources),
-            run_config=_run_config(job, resources),
+            run_config=_run_config(job),
         )
         handler = signal.getsignal(signal.SIGINT)
         try:
@@ -110,8 +127,7 @@ def _check_end(job: TrainingJob) -> None:
     """Raise or exit unless the run is complete."""
     if _error_file(job).exists():
         raise DavssError(_error_file(job).read_text())
-    saved = checkpoint.load_newest(job.checkpoints)
-    seen = 0 if saved is None else saved["samples_seen"]
+    seen = checkpoint.samples_seen(job.checkpoints)
     if seen >= job.config.training.total_samples:
         return
     if _stop_file(job).exists():
@@ -126,24 +142,23 @@ def _scaling(resources: Resources) -> Any:
     from ray.train import ScalingConfig
 
     # The keywords are those of Ray Train v2, which type checkers do not see.
-    low = resources.min_workers or resources.num_workers
-    fixed = low == resources.num_workers
+    low, high = resources.min_workers, resources.num_workers
     return ScalingConfig(
-        num_workers=resources.num_workers if fixed else (low, resources.num_workers),  # type: ignore[arg-type]
+        num_workers=high if low == high else (low, high),  # type: ignore[arg-type]
         elastic_resize_monitor_interval_s=_RESIZE_SECONDS,  # type: ignore[call-arg]
         use_gpu=resources.use_gpu,
-        resources_per_worker={"CPU": resources.threads, "GPU": int(resources.use_gpu)},
+        resources_per_worker=resources.per_worker,
     )
 
 
-def _run_config(job: TrainingJob, resources: Resources) -> Any:
+def _run_config(job: TrainingJob) -> Any:
     from ray.train import FailureConfig, RunConfig
 
     return RunConfig(
         name=job.state.name,
         storage_path=str(job.state / "ray"),
         failure_config=FailureConfig(
-            max_failures=resources.max_failures,
+            max_failures=MAX_FAILURES,
             max_preemption_failures=-1,  # type: ignore[call-arg]
         ),
     )
@@ -159,8 +174,8 @@ def _error_file(job: TrainingJob) -> Path:
 
 
 def _describe(resources: Resources) -> str:
-    kind, most = "GPU" if resources.use_gpu else "CPU", resources.num_workers
-    low = resources.min_workers or most
+    kind = "GPU" if resources.use_gpu else "CPU"
+    low, most = resources.min_workers, resources.num_workers
     count = f"{most}" if low == most else f"{low} to {most}"
     return f"{count} {kind} worker(s) with {resources.threads} thread(s) each"
 
@@ -173,8 +188,6 @@ def _work(config: dict[str, Any]) -> None:
     """The function of a Ray Train worker."""
     import ray.train
     import ray.train.torch
-
-    from davss.training.loop import train
 
     job: TrainingJob = config["job"]
     if _error_file(job).exists() or _stop_file(job).exists():

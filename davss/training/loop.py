@@ -175,18 +175,6 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     )
 
 
-def prefetched(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
-    """The batches on `device`, each one on its way there while the one before is used."""
-    if device.type == "cpu":  # nothing to gain, and one batch more in memory
-        yield from batches
-        return
-    moved = (to_device(batch, device) for batch in batches)
-    ahead = next(moved)
-    for batch in moved:
-        yield ahead
-        ahead = batch
-
-
 def _batches(job: TrainingJob, worker: Worker, samples_seen: int) -> Iterator[Batch]:
     batches = job.training_batches(
         batch_size=job.config.training.global_batch_size,
@@ -195,7 +183,7 @@ def _batches(job: TrainingJob, worker: Worker, samples_seen: int) -> Iterator[Ba
         rank=worker.rank,
         world_size=worker.world_size,
     )
-    return prefetched(batches, worker.device)
+    return (to_device(batch, worker.device) for batch in batches)
 
 
 def _objective(job: TrainingJob, state: TrainingState, worker: Worker) -> nn.Module:
@@ -239,7 +227,10 @@ def _restore(job: TrainingJob, worker: Worker) -> TrainingState:
     )
     power_ema = PowerEma(prior, config.ema_sigma_rels) if config.ema_sigma_rels else None
     state = TrainingState(prior, optimiser, Ema(prior, config.ema_decay), power_ema)
-    saved = checkpoint.load_newest(job.checkpoints)
-    if saved is not None:
-        state.load_state_dict(saved)
+    # Rank 0 chooses for all: the folder may not look the same to every node just now.
+    saved = [checkpoint.load_newest(job.checkpoints) if worker.rank == 0 else None]
+    if worker.world_size > 1:
+        dist.broadcast_object_list(saved, device=worker.device)
+    if saved[0] is not None:
+        state.load_state_dict(saved[0])
     return state

@@ -12,7 +12,12 @@ from davss.training import checkpoint, tracking
 from davss.training.checkpoint import TrainingState
 from davss.training.job import TrainingJob, Worker
 from davss.training.progress import Progress, WarningLines
-from davss.training.separation import sample_figures, separation_figures, unconditional
+from davss.training.separation import (
+    MIXTURES_AT_A_TIME,
+    sample_figures,
+    separation_figures,
+    unconditional,
+)
 from davss.training.validation import examples, validate
 
 log = logging.getLogger(__name__)
@@ -112,7 +117,7 @@ class Reporter:
             prior,
             self.clips,
             self.job.config.diffusion.sigma_data,
-            batch_size=self.config.global_batch_size // self.worker.world_size,
+            batch_size=self._batch(self.config.global_batch_size // self.worker.world_size),
             rank=self.worker.rank,
             world_size=self.worker.world_size,
         )
@@ -128,6 +133,10 @@ class Reporter:
             self.progress.valid = losses["valid/loss"]
             self.tracker.log(seen, losses)
             self.tracker.log_audio(seen, examples(prior, self.clips), self.job.sample_rate)
+
+    def _batch(self, size: int) -> int:
+        """`size`, or as many as this worker may compute at a time."""
+        return min(size, self.config.max_batch_per_worker or size)
 
     def _separation_due(self) -> bool:
         """Whether a multiple of separate_every, or the end, has come since the last validation."""
@@ -158,6 +167,7 @@ class Reporter:
                 prior,
                 self.mixtures,
                 self.config.validation_sampler_steps,
+                batch_size=self._batch(MIXTURES_AT_A_TIME),
                 rank=self.worker.rank,
                 world_size=self.worker.world_size,
             )

@@ -25,7 +25,7 @@ from davss.posterior.separator import Separator
 from davss.training.validation import ValidationClips
 
 SNR_DB = 10.0  # of the voices together
-BATCH = 4
+MIXTURES_AT_A_TIME = 4
 SAMPLES, SAMPLE_SEED = 2, 0
 # closed-form Gaussian updates, no gradient through a network: the cheapest sampler
 SAMPLER = SamplerConfig(name="daps", inner_noise=0.0, sigma_min=1e-3, rho=5.0, guidance_weight=0.0)
@@ -94,6 +94,7 @@ def separation_figures(
     mixtures: ValidationMixtures,
     num_steps: int,
     *,
+    batch_size: int = MIXTURES_AT_A_TIME,
     rank: int = 0,
     world_size: int = 1,
 ) -> dict[str, float]:
@@ -111,8 +112,8 @@ def separation_figures(
         separate = Separator(mixtures.speech_prior(), prior, sampler, device)
     totals = torch.zeros(2, dtype=torch.float64, device=device)
     mine = list(range(rank, len(mixtures.keys), world_size))
-    for begin in range(0, len(mine), BATCH):
-        chosen = mine[begin : begin + BATCH]
+    for begin in range(0, len(mine), batch_size):
+        chosen = mine[begin : begin + batch_size]
         mixture, speech = mixtures.mixture[chosen], mixtures.speech[chosen]
         result = separate(
             mixture,

@@ -19,6 +19,7 @@ from cluster import jobs
 from cluster.stages import UPLOAD_LIMIT_MIB, Stage, read_stage, ship
 from cluster.submit import RUNTIME_ENV, make_runtime_env
 from davss.errors import DavssError
+from tests.training.conftest import write_corpus, write_params
 
 ROOT = Path(__file__).parents[2]
 WORK = """
@@ -104,7 +105,8 @@ def address(environment):
     command += ["--node-ip-address=127.0.0.1", "--num-cpus=2", "--object-store-memory=100000000"]
     command += ["--include-dashboard=true", "--disable-usage-stats", f"--temp-dir={folder}"]
     with open(f"{folder}/log", "w") as log:
-        head = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        variables = {k: v for k, v in environment.items() if not k.startswith("DAVSS_")}
+        head = subprocess.Popen(command, env=variables, stdout=log, stderr=log)
     try:
         url = f"http://127.0.0.1:{ports[1]}"
         wait_for(lambda: answers(url), head, f"{folder}/log")
@@ -174,6 +176,35 @@ def test_jobs_run_until_one_fails(project, environment, address):
 
     assert "no luck" in out and "failed" in out
     assert not (project / "data" / "bad").exists() and "long: job" not in out
+
+
+@pytest.fixture
+def training(tmp_path, monkeypatch):
+    """A repository with the whole code, whose stage is the real training of a tiny prior."""
+    monkeypatch.chdir(tmp_path)
+    write_params(tmp_path, total_samples=8)
+    write_corpus("wham", False, monkeypatch)
+    for package in ("davss", "pipelines", "cluster"):
+        ignored = shutil.ignore_patterns("demo_data", "small-*", "__pycache__")
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=ignored)
+    stage = {"cmd": "python -m pipelines.train_prior wham", "deps": ["data/shards/wham"]}
+    stage["outs"] = ["data/priors/wham", "data/training/wham"]
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"train": stage}}))
+    (tmp_path / ".gitignore").write_text("/data/\n/storage/\n/raw/\n")
+    subprocess.run(["git", "init", "-q"], check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], check=True)
+    return tmp_path
+
+
+def test_training_on_a_node_of_two_cores(training, environment, address):
+    """Its workers ask for every core of the cluster: the driver must leave them."""
+    environment = {**environment, "DAVSS_STORAGE": str(training / "storage")}
+    del environment["DAVSS_NUM_WORKERS"]
+    process = submit(training, environment, "--address", address, "--no-commit", "train")
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, out + err
+    assert "wham starts on 2 CPU worker(s) with 1 thread(s) each" in out
+    assert (training / "data/priors/wham/weights.safetensors").is_file()
 
 
 def test_an_interrupt_stops_the_job(project, environment, address):

@@ -15,7 +15,6 @@ import torch.multiprocessing as multiprocessing
 
 from davss.training import checkpoint, loop, reporter
 from davss.training.job import Worker
-from davss.training.launch import plan_resources
 from davss.training.watchdog import Watchdog
 from pipelines.training_job import make_job
 from tests.training.conftest import write_corpus, write_params
@@ -38,7 +37,7 @@ def losses(monkeypatch) -> dict[int, float]:
 
 
 def job_of(folder: Path, prior: str = "speech"):
-    job = make_job(prior, Path("params.yaml"), plan_resources((1, 1)), "disabled")
+    job = make_job(prior, Path("params.yaml"), "disabled")
     return replace(job, state=folder)
 
 

@@ -32,8 +32,19 @@ def test_a_defect_keeps_its_stack_trace():
     assert not isinstance(cause, DavssError) and "long story" in str(cause)
 
 
-def test_resources_share_the_cores():
-    one, two = plan_resources((1, 1)), plan_resources((1, 2))
-    assert one.num_workers == 1 and (two.min_workers, two.num_workers) == (1, 2)
-    assert two.threads == max(one.threads // 2, 1)
-    assert plan_resources().num_workers >= 1
+@pytest.mark.parametrize(
+    ("num_workers", "nodes", "planned"),
+    [
+        (None, [{"CPU": 2}], (2, 2, 1)),
+        (None, [{"CPU": 1}], (1, 1, 1)),
+        (None, [{"CPU": 0}, {"CPU": 8}], (2, 2, 4)),
+        ((1, 2), [{"CPU": 8}], (1, 2, 4)),
+        ((2, 2), [{"CPU": 3}, {"CPU": 5}], (2, 2, 3)),
+        ((4, 4), [{"CPU": 2}], (4, 4, 1)),
+        (None, [{"CPU": 2}, {"CPU": 32, "GPU": 4}, {"CPU": 32, "GPU": 4}], (8, 8, 8)),
+    ],
+)
+def test_workers_share_what_the_nodes_have(num_workers, nodes, planned):
+    resources = plan_resources(num_workers, nodes)
+    assert (resources.min_workers, resources.num_workers, resources.threads) == planned
+    assert resources.use_gpu == any("GPU" in node for node in nodes)

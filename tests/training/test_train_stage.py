@@ -17,7 +17,7 @@ import torch
 from davss.diffusion.prior import load_prior
 from davss.errors import DavssError
 from davss.training import checkpoint, loop
-from davss.training.launch import Resources
+from davss.training.launch import MAX_FAILURES
 from pipelines import train_prior, training_job
 from tests.training.conftest import write_corpus, write_params
 
@@ -63,8 +63,7 @@ def test_two_workers_killed_too_often_then_one_worker_goes_on(project, monkeypat
     write_corpus("voxceleb2", True, monkeypatch)
     write_params(project, total_samples=total, validate_every=total // 2, checkpoint_every=8)
     stage = start("speech", DAVSS_NUM_WORKERS="2")
-    allowed = Resources(2, 1, use_gpu=False).max_failures
-    assert kill_workers_until_the_end(stage, 2) == allowed + 1
+    assert kill_workers_until_the_end(stage, 2) == MAX_FAILURES + 1
     _, errors = stage.communicate()
     assert stage.returncode == 2, errors
     last, seen = errors.splitlines()[-1], newest_samples()
@@ -166,7 +165,7 @@ def test_unknown_key(project, monkeypatch):
 
 def run_here(name: str, params: Path):
     """The stage without Ray: one worker, in this process."""
-    job = training_job.make_job(name, params, Resources(1, 1, use_gpu=False), "disabled")
+    job = training_job.make_job(name, params, "disabled")
     loop.train(job)
     train_prior.export(job, checkpoint.load_newest(job.checkpoints))
     return job
@@ -195,7 +194,7 @@ def test_separations_on_the_way_and_warm_starts(project, monkeypatch):
 
     warm = write_params(project, **small, init_from="data/priors/speech")
     monkeypatch.delenv("DAVSS_STORAGE")
-    job = training_job.make_job("speech", warm, Resources(1, 1, use_gpu=False), "disabled")
+    job = training_job.make_job("speech", warm, "disabled")
     assert job.tracking.run_id != speech.tracking.run_id
     source = load_prior("data/priors/speech").network.state_dict()
     for weight, value in job.build_prior().network.state_dict().items():

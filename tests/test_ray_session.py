@@ -1,0 +1,95 @@
+"""Ray for a stage: clusters that do not answer, room that is not there, homes and long paths."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import ray
+
+from davss import ray_session
+from davss.errors import DavssError
+from davss.ray_session import ray_running, room, wait_for_room
+
+
+@pytest.fixture
+def silent():
+    """An address that takes connections and never answers."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("127.0.0.1:6399", "silent for 3 s"),
+        ("SILENT", "silent for 3 s"),
+        ("auto", "Could not find any running Ray instance"),
+        ("nonsense", "Invalid address format"),
+        ("http://127.0.0.1:8265", "HEAD:6379"),
+    ],
+)
+def test_no_cluster_at_the_address_is_said(address, reason, silent, monkeypatch, tmp_path):
+    monkeypatch.setattr(ray_session, "PATIENCE", 3.0)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))  # where other clusters leave no trace
+    if address == "auto":
+        monkeypatch.setattr("ray._private.services.find_gcs_addresses", set)
+    monkeypatch.setenv("RAY_ADDRESS", silent if address == "SILENT" else address)
+    began = time.monotonic()
+    said = f"^RAY_ADDRESS=.*{reason}.*unset RAY_ADDRESS"
+    with pytest.raises(DavssError, match=said), ray_running(1):
+        pass
+    assert time.monotonic() - began < 15 and not ray.is_initialized()
+
+
+HERE = """
+import os, tempfile, ray
+from davss.ray_session import ray_running
+with ray_running(1):
+    print(ray.get(ray.remote(lambda: tempfile.gettempdir()).remote()))
+print(os.environ.get("TMPDIR"), tempfile.gettempdir())
+"""
+
+
+def test_a_long_tmpdir_and_no_home(tmp_path):
+    """As with `docker --user`: no entry in passwd, no HOME; sockets lie below $TMPDIR."""
+    folder = tmp_path / (100 * "x")
+    folder.mkdir()
+    environment = {k: v for k, v in os.environ.items() if k not in ("HOME", "RAY_ADDRESS")}
+    command = [sys.executable, "-c", HERE]
+    alone = ["unshare", "--user", "--map-user=54321", "--map-group=54321"]
+    if subprocess.run([*alone, "true"], capture_output=True).returncode == 0:
+        command = [*alone, *command]
+    done = subprocess.run(
+        command,
+        env=environment | {"TMPDIR": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    within, after = done.stdout.splitlines()
+    assert len(within) <= ray_session.LONGEST_TMPDIR and not os.path.exists(within)
+    assert after == f"{folder} {folder}"
+
+
+def test_room_counts_whole_workers_on_each_node():
+    nodes = [{"CPU": 3, "GPU": 1}, {"CPU": 8, "GPU": 2}, {"CPU": 1}]
+    assert room(nodes, {"CPU": 2, "GPU": 0}) == 5
+    assert room(nodes, {"CPU": 2, "GPU": 1}) == 3
+    assert room(nodes, {"CPU": 9}) == 0
+
+
+def test_what_a_cluster_can_never_place_is_said(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray_session, "ROOM_PATIENCE", 1.0)
+    with ray_running(2):
+        wait_for_room("speech", {"CPU": 1, "GPU": 0}, 2)
+        with pytest.raises(
+            DavssError, match=r"^speech asks for 3 × 1 CPU; Ray has 1 node\(s\): 2 CPU; start more"
+        ):
+            wait_for_room("speech", {"CPU": 1, "GPU": 0}, 3)
