@@ -36,8 +36,9 @@ from davss.posterior import sample
 from davss.posterior.inputs import VIDEO_RATE
 from davss.posterior.likelihood import reconstruction_loss
 from davss.posterior.separator import Separator
-from davss.profiling import PassFlops, conv_peak, count_evaluations, pass_flops, untrained_priors
-from davss.profiling.counting import feature_maps
+from davss.profiling import untrained_priors
+from davss.profiling.counting import PassFlops, count_evaluations, feature_maps, pass_flops
+from davss.profiling.timing import conv_peak
 
 SAMPLE_RATE = 8000
 HEADER = (

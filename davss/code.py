@@ -17,8 +17,8 @@ PACKAGES = ("davss", "pipelines")
 DECIDES_NOTHING = (
     *("davss.allocator", "davss.code", "davss.config", "davss.errors", "davss.ray_session"),
     *("davss.profiling", "davss.storage"),
-    *("davss.training.forecast", "davss.training.progress", "davss.training.reporter"),
-    *("davss.training.separation", "davss.training.tracking", "davss.training.watchdog"),
+    *("davss.training.progress", "davss.training.reporter", "davss.training.separation"),
+    *("davss.training.tracking", "davss.training.watchdog"),
     *("pipelines.compose", "pipelines.plan_training"),
 )
 

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import tempfile
 from pathlib import Path
 
-import numpy as np
-
 from davss import config
-from davss.config import PriorConfig, ShardsConfig, TrainingConfig
-from davss.diffusion.prior import NoisePrior, PriorInfo, SpeechPrior
+from davss.config import PriorConfig, ShardsConfig
+from davss.diffusion.prior import PriorInfo
 from davss.errors import DavssError
-from davss.networks.eigenlips import Eigenlips
-from davss.networks.lipsound import BANDS, LipSound
-from davss.networks.visual import BravenLips
-from davss.profiling.forecast import ASSUMED_TFLOPS
-from davss.training import checkpoint, launch, loop
-from davss.training.forecast import describe_forecast, forecast_training
+from davss.networks.lipsound import BANDS
+from davss.profiling import ASSUMED_TFLOPS, assumed, brief, check_tflops, si, untrained_prior
+from davss.profiling.counting import num_parameters, pass_flops, saved_bytes
+from davss.training import checkpoint, launch
+from davss.training.loop import check_workers
 from pipelines.compose import compose
 from pipelines.training_job import SPEECH, make_job, section_of
+
+STEP_FORWARDS = 3  # gradients of weights and of activations: each about a forward
+# float32: weights, gradients, two moments of Adam, EMA
+BYTES_PER_PARAMETER = 4 * (1 + 1 + 2 + 1)
+BRAVEN_LARGE_DIM = 1024
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -41,8 +44,7 @@ def dry_run(arguments: argparse.Namespace) -> str:
     """What a run would do and take, in lines; the corpora need not be there."""
     if arguments.gpus is not None and arguments.gpus < 1:
         raise DavssError(f"--gpus {arguments.gpus}: give a number of GPUs, 1 or more")
-    if not arguments.gpu_tflops > 0:
-        raise DavssError(f"--gpu-tflops {arguments.gpu_tflops:g}: give a rate above 0")
+    check_tflops(arguments.gpu_tflops)
     machine = launch.this_machine()
     workers = launch.parse_workers(os.environ.get("DAVSS_NUM_WORKERS"))
     if arguments.gpus:
@@ -53,10 +55,7 @@ def dry_run(arguments: argparse.Namespace) -> str:
         if arguments.profile:
             params = Path(folder) / "params.yaml"
             params.write_text(compose(arguments.profile))
-        prior = _planned_prior(arguments.name, params)
-        training = config.load_section(params, section_of(arguments.name), PriorConfig).training
-        loop.check_workers(training, resources.num_workers)
-        lines = describe(arguments.name, prior, training, resources, arguments.gpu_tflops)
+        lines = forecast(arguments.name, params, resources, arguments.gpu_tflops)
         try:
             job = make_job(arguments.name, params, "disabled")
         except DavssError as error:
@@ -67,39 +66,43 @@ def dry_run(arguments: argparse.Namespace) -> str:
     return "\n".join(f"{name + ':':<14} {value}" for name, value in lines.items())
 
 
-def _planned_prior(name: str, params: Path) -> SpeechPrior | NoisePrior:
-    """An untrained prior of the settings, with an empty visual encoder of the right size."""
-    prior_config = config.load_section(params, section_of(name), PriorConfig)
-    shards = config.load_section(params, "shards", ShardsConfig)
-    info = PriorInfo(shards.sample_rate, prior_config.network, prior_config.diffusion)
-    if name != SPEECH:
-        return NoisePrior(info)
-    if shards.visual_encoder == "braven":
-        return SpeechPrior(info, BravenLips("", 1024, 16, 4096, 24))  # Large
-    basis = np.zeros((1, shards.num_components), np.float32)
-    encoder = Eigenlips(basis, np.ones(2 * shards.num_components, np.float32))
-    if shards.visual_encoder == "lipsound":
-        return SpeechPrior(info, LipSound(encoder, np.zeros((1, BANDS), np.float32)))
-    return SpeechPrior(info, encoder)
-
-
-def describe(
-    name: str,
-    prior: SpeechPrior | NoisePrior,
-    training: TrainingConfig,
-    resources: launch.Resources,
-    gpu_tflops: float,
+def forecast(
+    name: str, params: Path, resources: launch.Resources, gpu_tflops: float
 ) -> dict[str, str]:
-    """What a run takes, by title."""
-    forecast = forecast_training(prior, training, resources.num_workers, gpu_tflops)
-    kind = "GPU" if resources.use_gpu else "CPU"
+    """What a run takes, by title; computes nothing."""
+    settings = config.load_section(params, section_of(name), PriorConfig)
+    shards = config.load_section(params, "shards", ShardsConfig)
+    training, workers = settings.training, resources.num_workers
+    check_workers(training, workers)
+    info = PriorInfo(shards.sample_rate, settings.network, settings.diffusion)
+    prior = untrained_prior(info, _lips_dim(shards) if name == SPEECH else None)
+    num_samples = round(training.crop_seconds * shards.sample_rate)
+    forward, batch = pass_flops(prior, num_samples).forward, training.global_batch_size
+    share = math.ceil(batch / workers)  # all wait for the worker with the most clips
+    at_a_time = min(share, training.max_batch_per_worker or share)
+    steps, parameters = math.ceil(training.total_samples / batch), num_parameters(prior)
+    step_flops = STEP_FORWARDS * forward * batch
+    gpu_days = steps * step_flops / (gpu_tflops * 1e12) / 86_400
     return {
         "prior": name,
-        "parameters": f"{forecast.parameters:,}",
-        "global batch": f"{forecast.global_batch} clips of {training.crop_seconds:g} s at "
-        f"{prior.sample_rate} Hz",
-        "workers": f"{resources.num_workers} on {kind}, at most {forecast.worker_batch} clips "
-        f"each, {forecast.at_a_time} at a time",
-        "steps": f"{forecast.steps:,} ({training.total_samples:,} samples)",
-        **describe_forecast(forecast),
+        "parameters": f"{parameters:,}",
+        "global batch": f"{batch} clips of {training.crop_seconds:g} s at {shards.sample_rate} Hz",
+        "workers": f"{workers} on {'GPU' if resources.use_gpu else 'CPU'}, at most {share} clips "
+        f"each, {at_a_time} at a time",
+        "steps": f"{steps:,} ({training.total_samples:,} samples)",
+        "work": f"{si(step_flops, 'FLOP')} a step: {batch} clips × {STEP_FORWARDS} × "
+        f"{si(forward, 'FLOP')} of a forward (a backward counts as two forwards)",
+        "memory": f"{si(BYTES_PER_PARAMETER * parameters, 'B')} a worker for weights, gradients, "
+        f"Adam and EMA, {si(at_a_time * saved_bytes(prior, num_samples), 'B')} for activations of "
+        f"{at_a_time} clip(s) in float32, an estimate (bfloat16 takes less); workspaces on top",
+        "GPU days": f"{brief(gpu_days)} if a GPU {assumed(gpu_tflops)}",
+        "duration": f"{brief(gpu_days * share / batch)} days on {workers} such GPU(s), if the "
+        "loader and the network between them keep up",
     }
+
+
+def _lips_dim(shards: ShardsConfig) -> int:
+    """Feature size of the visual encoder that the shards stage would make."""
+    if shards.visual_encoder == "braven":
+        return BRAVEN_LARGE_DIM
+    return 2 * shards.num_components + (BANDS if shards.visual_encoder == "lipsound" else 0)

@@ -69,7 +69,7 @@ def make_job(name: str, params: Path, mode: str) -> TrainingJob:
         "sample_rate": sample_rate,
         **_without_the_how(config.to_dict(prior_config)),
         "data": _data_digests(manifests, encoder, training.audio_only_corpus),
-        "code": code_digest("pipelines.training_job"),
+        "code": code_digest("pipelines.training_job", "davss.training.loop"),
         **_lineage_of_start(init_from),
     }
     run_id = config.digest(settings)

@@ -11,8 +11,10 @@ from collections.abc import Iterator
 import pytest
 
 # Before torch is imported, and for all that tests start: threads that wait for each other actively
-# turn seconds into minutes on a machine whose cores are busy.
+# turn seconds into minutes on a machine whose cores are busy, and so do Ray's workers, which give
+# way to everything else unless told otherwise.
 os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
+os.environ["RAY_worker_niceness"] = "0"
 
 from tests import s3_server  # noqa: E402
 

@@ -27,7 +27,7 @@ from davss.cli.flags import (
     path,
     sampler_settings,
 )
-from davss.config import DiffusionConfig, NetworkConfig
+from davss.config import DiffusionConfig, NetworkConfig, changed
 from davss.errors import DavssError, ending_in_one_line
 
 
@@ -223,6 +223,7 @@ def _profile(arguments: argparse.Namespace) -> None:
     if speech_prior and (size or rate):
         raise DavssError("--nf, --n-fft, --sample-rate: priors given by directory have their own")
     from davss.cli.application import check_device, load_pair, set_threads
+    from davss.posterior.separator import Separator
     from davss.profiling import Workload, describe, profile, untrained_priors
 
     workload = Workload(
@@ -235,16 +236,16 @@ def _profile(arguments: argparse.Namespace) -> None:
     else:
         speech, noise = untrained_priors(network, **rate)
         noise = noise_prior or noise
+    execution = changed(execution, batch_size=workload.batch_size)
+    device = "cpu" if arguments.dry_run else arguments.device
     result = profile(
-        speech,
-        noise,
-        sampler,
+        Separator(speech, noise, sampler, device, execution),
         workload,
-        execution=execution,
-        device=arguments.device,
         steps_to_measure=arguments.steps_to_measure,
         **given(arguments, ("gpu_tflops",)),
         dry_run=arguments.dry_run,
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
-    print(json.dumps(result.to_dict(), indent=2) if arguments.json else describe(result))
+    print(json.dumps(result, indent=2) if arguments.json else describe(result))
+
+

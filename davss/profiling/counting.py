@@ -1,25 +1,30 @@
-"""How often a separation calls the networks, and what a call costs.
+"""How often a separation calls the networks, and what a call costs, on torch's meta device.
 
-Shapes: C channels · F bins · N frames.
+FLOPs are two per multiply-add; those of the U-Net are counted, see NOT_COUNTED.
+Shapes: C channels · F bins · N frames · T samples.
 """
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import torch
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from davss.config import NoiseModel, SamplerConfig
 from davss.diffusion.guidance import Branches, plan_branches
 from davss.diffusion.prior import NoisePrior, SpeechPrior
 from davss.networks import NCSNpp
+from davss.networks.film import Modulations
 from davss.networks.ncsnpp import FRAME_MULTIPLE
 from davss.posterior.separator import Separator
 
 GRADIENT_SAMPLERS = {"dps"}  # the others never differentiate a network
 # FiLM's modulations depend on the lips only and are computed once for all steps
 NOT_COUNTED = "STFTs, normalisation, activations, resizing, likelihood, lips, NMF"
+
+Prior = SpeechPrior | NoisePrior | NoiseModel
 
 
 @dataclass(frozen=True)
@@ -49,51 +54,26 @@ class Evaluations:
         """Backwards of both networks."""
         return self.speech_backwards + self.noise_backwards
 
-    def times(self, count: int) -> "Evaluations":
-        """Those of `count` windows."""
-        return Evaluations(
-            count * self.speech_forwards,
-            count * self.speech_backwards,
-            count * self.noise_forwards,
-            count * self.noise_backwards,
-        )
-
-    def flops(self, speech: PassFlops, noise: PassFlops) -> int:
-        """FLOPs of all passes, given those of one pass of each network."""
-        return (
-            self.speech_forwards * speech.forward
-            + self.speech_backwards * speech.backward
-            + self.noise_forwards * noise.forward
-            + self.noise_backwards * noise.backward
-        )
+    def flops(self, *passes: PassFlops) -> int:
+        """FLOPs of all passes, given those of one pass of the speech and of the noise prior."""
+        each = [flops for one in passes for flops in (one.forward, one.backward)]
+        return sum(count * flops for count, flops in zip(astuple(self), each, strict=True))
 
 
-def count_evaluations(separator: Separator, num_speakers: int) -> Evaluations:
-    """Passes of single signals through the networks for one window of speakers with lips."""
+def count_evaluations(
+    separator: Separator, num_speakers: int, windows: int = 1, *, one_step: bool = False
+) -> Evaluations:
+    """Passes for windows of speakers with lips; one_step: of a step that is not a draw's last."""
     calls, sampler = separator.num_evaluations, separator.sampler
     # the last call of a draw is its result: nothing is left to steer, so no gradient is taken
-    gradients = calls - sampler.num_samples if sampler.name in GRADIENT_SAMPLERS else 0
-    return _evaluations(separator, num_speakers, calls, gradients)
-
-
-def count_step_evaluations(separator: Separator, num_speakers: int) -> Evaluations:
-    """The same for one step, one that is not the last of a draw."""
-    calls = math.ceil(separator.num_evaluations / separator.num_draw_steps)
-    gradients = calls if separator.sampler.name in GRADIENT_SAMPLERS else 0
-    return _evaluations(separator, num_speakers, calls, gradients)
-
-
-def _evaluations(
-    separator: Separator, num_speakers: int, calls: int, gradients: int
-) -> Evaluations:
-    branches = plan_speech(separator.sampler, num_speakers)
-    noise = 0 if isinstance(separator.noise_prior, str) else 1
-    return Evaluations(
-        speech_forwards=branches.total * calls,
-        speech_backwards=branches.total * gradients,
-        noise_forwards=noise * calls,
-        noise_backwards=noise * gradients,
-    )
+    gradients = calls - sampler.num_samples
+    if one_step:
+        calls = gradients = math.ceil(calls / separator.num_draw_steps)
+    if sampler.name not in GRADIENT_SAMPLERS:
+        gradients = 0
+    speech = windows * plan_speech(sampler, num_speakers).total
+    noise = 0 if isinstance(separator.noise_prior, str) else windows
+    return Evaluations(speech * calls, speech * gradients, noise * calls, noise * gradients)
 
 
 def plan_speech(sampler: SamplerConfig, num_speakers: int) -> Branches:
@@ -101,31 +81,61 @@ def plan_speech(sampler: SamplerConfig, num_speakers: int) -> Branches:
     return plan_branches(num_speakers, num_speakers, sampler)
 
 
-def pass_flops(prior: SpeechPrior | NoisePrior | NoiseModel, num_samples: int) -> PassFlops:
+def pass_flops(prior: Prior, num_samples: int) -> PassFlops:
     """FLOPs of the U-Net for one signal of `num_samples`; with checkpointing the second forward
     counts as the backward's.
     """
     if isinstance(prior, str):
         return PassFlops(0, 0)
-    original = prior.network
-    tensors = (*original.parameters(), *original.buffers())
-    # deepcopy takes these for the copies it has made: the twin holds shapes and no memory
-    twin = copy.deepcopy(original, {id(t): t.detach().to("meta") for t in tensors})
-    bins, _, padded = spectrogram_shape(prior, num_samples)
+    x, modulations, network = _on_meta(prior, num_samples)
     with torch.device("meta"), torch.enable_grad():
-        # not the waveform: the inverse STFT looks at values, which the meta device has not
-        x = torch.empty(1, original.num_inputs, bins, padded, requires_grad=True)
-        modulations = twin.condition(None, None, 1, num_samples)
         with FlopCounterMode(display=False) as forward:
             # that of the class: the instance's own may be compiled
-            output = NCSNpp._unet(twin, x, torch.empty(1), modulations)
+            output = NCSNpp._unet(network, x.requires_grad_(), torch.empty(1), modulations)
         with FlopCounterMode(display=False) as backward:
             # not autograd.grad, which the counter cannot follow into checkpoints
             output.backward(torch.empty_like(output))
     return PassFlops(forward.get_total_flops(), backward.get_total_flops())
 
 
-def num_parameters(prior: SpeechPrior | NoisePrior | NoiseModel) -> int:
+def saved_bytes(prior: SpeechPrior | NoisePrior, num_samples: int) -> int:
+    """Bytes that autograd saves of one clip in training, float32, weights excepted."""
+    x, modulations, network = _on_meta(prior, num_samples)
+    weights = {tensor.untyped_storage()._cdata for tensor in _tensors(network)}
+    for parameter in network.parameters():
+        parameter.requires_grad_()
+    storages: dict[int, Tensor] = {}  # held, so that no id is used twice
+
+    def keep(tensor: Tensor) -> Tensor:
+        if (storage := tensor.untyped_storage()._cdata) not in weights:
+            storages.setdefault(storage, tensor)
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        NCSNpp._unet(network, x, torch.empty(1, device="meta"), modulations)
+    return sum(tensor.untyped_storage().nbytes() for tensor in storages.values())
+
+
+def _on_meta(
+    prior: SpeechPrior | NoisePrior, num_samples: int
+) -> tuple[Tensor, Modulations, NCSNpp]:
+    """Input of the U-Net, not the waveform: the inverse STFT looks at values, which the meta device
+    has not; its modulations; the network with shapes and no memory.
+    """
+    original = prior.network
+    # deepcopy takes these for the copies it has made
+    network = copy.deepcopy(original, {id(t): t.detach().to("meta") for t in _tensors(original)})
+    bins, _, padded = spectrogram_shape(prior, num_samples)
+    with torch.device("meta"):
+        x = torch.empty(1, original.num_inputs, bins, padded)
+        return x, network.condition(None, None, 1, num_samples), network
+
+
+def _tensors(network: nn.Module) -> list[Tensor]:
+    return [*network.parameters(), *network.buffers()]
+
+
+def num_parameters(prior: Prior) -> int:
     """Parameters of the network, if there is one."""
     return 0 if isinstance(prior, str) else sum(p.numel() for p in prior.network.parameters())
 

@@ -10,8 +10,9 @@ from torch.utils.flop_counter import flop_registry
 from davss.config import NetworkConfig, SamplerConfig, SeparationConfig
 from davss.networks.layers import AttentionBlock, PointwiseLinear, ResnetBlock, upsample
 from davss.posterior.separator import Separator
-from davss.profiling import Workload, count_evaluations, pass_flops, profile, untrained_priors
-from davss.profiling.counting import PassFlops, feature_maps
+from davss.profiling import Workload, profile, untrained_priors
+from davss.profiling.counting import PassFlops, count_evaluations, feature_maps, pass_flops
+from davss.profiling.timing import conv_peak, make_noise, time_steps
 from tests.priors import make_noise_prior, make_speech_prior
 
 DPS = SamplerConfig(num_steps=3)
@@ -136,9 +137,9 @@ def test_work_is_that_of_a_real_separation(priors, sampler, checkpointing):
         **{**vars(sampler), "window_seconds": 0.16, "overlap_seconds": 0.04, "zeta": 0.01}
     )
     workload = Workload(num_speakers=2, seconds=0.24)
-    counted = profile(*priors, sampler, workload, execution=execution, dry_run=True)
-    assert counted.windows == 2
     separator, film = Separator(*priors, sampler, "cpu", execution), []
+    counted = profile(separator, workload, dry_run=True)
+    assert counted["windows"] == 2
     counter = Flops()
     hooks = [
         priors[0].network.film.register_forward_pre_hook(lambda *_: film.append(-counter.total)),
@@ -149,7 +150,7 @@ def test_work_is_that_of_a_real_separation(priors, sampler, checkpointing):
     for hook in hooks:
         hook.remove()
     assert result.errors == [None] and result.trace["retries"][0] == 0
-    assert counter.total - sum(film) == counted.mixture_flops
+    assert counter.total - sum(film) == counted["mixture_flops"]
 
 
 class Flops(TorchDispatchMode):
@@ -167,16 +168,33 @@ class Flops(TorchDispatchMode):
         return output
 
 
-def test_work_is_the_sum_over_passes(priors):
-    workload = Workload(num_speakers=2, seconds=0.5, num_mixtures=10)
-    result = profile(*priors, SamplerConfig(num_steps=4), workload, dry_run=True)
-    speech, noise = (pass_flops(prior, 4000) for prior in priors)
-    expected = 16 * speech.forward + 12 * speech.backward + 4 * noise.forward + 3 * noise.backward
-    assert result.mixture_flops == expected
-    assert result.gpu_hours == pytest.approx(10 * result.mixture_flops / 395.6e12 / 3600)
-    assert result.timing is None
-
-
 def test_feature_maps_are_those_of_the_network(priors):
     # 4000 samples: 126 frames, padded to 128
     assert feature_maps(priors[0], 4000) == ([8, 16], [(32, 128), (16, 64)])
+
+
+def test_only_the_steps_asked_for_are_run_and_all_mixtures_together(priors):
+    separator = Separator(*priors, SamplerConfig(), "cpu", SeparationConfig(batch_size=6))
+    said, signals = [], []
+    hook = priors[1].network.register_forward_hook(lambda m, i, output: signals.append(len(output)))
+    assert time_steps(separator, *make_noise(separator, 6, 1, 1000), 3, said.append) > 0
+    hook.remove()
+    assert [line.split(":")[0] for line in said] == ["warm-up", *(f"step {k} of 3" for k in "123")]
+    assert signals == [6] * 4
+
+
+def test_time_of_a_long_mixture_is_that_of_its_windows(priors):
+    sampler = SamplerConfig(
+        name="daps", num_steps=4, window_seconds=0.16, overlap_seconds=0.04, guidance_weight=0.0
+    )
+    workload = Workload(num_speakers=1, seconds=0.6, num_mixtures=7200)
+    result = profile(Separator(*priors, sampler, "cpu"), workload, steps_to_measure=1)
+    timed = result["timing"]
+    assert result["windows"] == 5 and result["window_seconds"] == pytest.approx(0.16)
+    assert timed["seconds_per_mixture"] == pytest.approx(5 * 4 * timed["seconds_per_step"])
+    assert timed["hours"] == pytest.approx(2 * timed["seconds_per_mixture"])
+    assert timed["real_time_factor"] == pytest.approx(timed["seconds_per_mixture"] / 0.6)
+
+
+def test_the_peak_is_a_rate():
+    assert 0.01 < conv_peak([8, 16], [(32, 32), (16, 16)], "cpu", batch_size=2) < 1e5
