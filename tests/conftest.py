@@ -14,7 +14,7 @@ import pytest
 # turn seconds into minutes on a machine whose cores are busy, and so do Ray's workers, which give
 # way to everything else unless told otherwise.
 os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
-os.environ["RAY_worker_niceness"] = "0"
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
 
 from tests import s3_server  # noqa: E402
 

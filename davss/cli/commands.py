@@ -247,5 +247,3 @@ def _profile(arguments: argparse.Namespace) -> None:
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
     print(json.dumps(result, indent=2) if arguments.json else describe(result))
-
-
