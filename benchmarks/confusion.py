@@ -16,7 +16,7 @@ import pandas
 
 from davss.diffusion.prior import load_prior
 from davss.errors import DavssError
-from davss.evaluation.figures import markdown
+from davss.evaluation.tables import markdown
 from davss.shards.reader import ShardReader
 from davss.storage import shard_store
 from davss.training.validation import load_clips, validate

@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
-from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import davss
 from davss.config import PRESETS, SamplerConfig, changed
 from davss.errors import ending_in_one_line
+from davss.evaluation.plots import new_figure, save_svg
 from davss.posterior.steps import Step
 from davss.shards.reader import ShardReader
 from davss.storage import shard_store
@@ -140,7 +140,7 @@ def read_recording(length: int, rate: int) -> tuple[torch.Tensor, torch.Tensor, 
 
 def draw_plot(curves: dict[float, list[tuple[float, float]]], path: Path) -> None:
     """Memory against minutes separated, a line for every length."""
-    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+    figure = new_figure(6.4, 3.2)
     axes = figure.add_subplot()
     for minutes, curve in curves.items():
         axes.plot(*zip(*curve, strict=True), label=f"{minutes:g} min")
@@ -149,7 +149,7 @@ def draw_plot(curves: dict[float, list[tuple[float, float]]], path: Path) -> Non
     axes.set_ylabel("memory of the process (MiB)")
     axes.grid(alpha=0.3)
     axes.legend(title="recording", frameon=False)
-    figure.savefig(path, metadata={"Date": None})
+    save_svg(figure, path, "long")
 
 
 def peak_megabytes() -> float:

@@ -17,7 +17,8 @@ from typing import Any
 import pandas
 
 from davss.errors import DavssError
-from davss.evaluation.figures import markdown
+from davss.evaluation.plots import new_figure, save_svg
+from davss.evaluation.tables import markdown
 from davss.storage import publish
 from pipelines import run
 
@@ -69,11 +70,8 @@ def some(history: pandas.DataFrame) -> pandas.DataFrame:
 
 def draw(found: pandas.DataFrame, path: Path) -> None:
     """Gain against minutes as svg, a panel for the mean and one for each σ."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
     columns = ["gain (dB)", *(c for c in found if str(c).startswith("σ"))]
-    figure = Figure(figsize=(8.4, 5.2), layout="constrained")
+    figure = new_figure(8.4, 5.2)
     panels: Any = figure.subplots(2, (len(columns) + 1) // 2, squeeze=False, sharex=True)
     for axes, column in zip(panels.flat, columns, strict=False):
         for name, line in found.groupby("run", sort=False):
@@ -86,8 +84,7 @@ def draw(found: pandas.DataFrame, path: Path) -> None:
     figure.supylabel("gain over a white Wiener filter (dB)", fontsize=9)
     handles = panels.flat[0].get_legend_handles_labels()
     figure.legend(*handles, fontsize=8, frameon=False, loc="outside upper center", ncols=5)
-    with rc_context({"svg.hashsalt": "recipes"}):
-        figure.savefig(path, format="svg", metadata={"Date": None})
+    save_svg(figure, path, "recipes")
 
 
 if __name__ == "__main__":

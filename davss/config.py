@@ -30,7 +30,7 @@ from davss.errors import DavssError
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 NoiseModel = Literal["nmf", "gaussian", "none"]  # those that are not trained
-ExperimentName = Literal["noise_models", "lips", "conditions", "cost"]
+ExperimentName = Literal["noise_models", "lips", "conditions", "cost", "quality"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 

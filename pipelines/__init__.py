@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 
-from davss.errors import ending_in_one_line
+from davss.errors import DavssError, ending_in_one_line
 
 
 def run(main: Callable[[], None], *, reads_params: bool = True) -> None:
@@ -19,3 +20,13 @@ def run(main: Callable[[], None], *, reads_params: bool = True) -> None:
         if reads_params:
             check_argv(sys.argv[1:])
         main()
+
+
+def count_of(variable: str, what: str) -> int | None:
+    """The number that an environment variable gives, None without it; DavssError for no number."""
+    text = os.environ.get(variable)
+    if text is None:
+        return None
+    if not text.isdigit() or int(text) == 0:
+        raise DavssError(f"{variable}={text}: give the number of {what}, 1 or more")
+    return int(text)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from davss.config import MixturesConfig, load_section
 from davss.evaluation.mixtures import plan_mixtures
-from davss.shards.reader import ShardReader
-from davss.storage import publish, shard_store
+from davss.storage import publish
 from pipelines import run
+from pipelines.clips import SPEECH_CORPUS, open_shards
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -25,8 +25,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     config = load_section(arguments.params, "mixtures", MixturesConfig)
     seed = load_section(arguments.params, "seed", int)
-    speech = ShardReader(Path("data/shards/voxceleb2"), shard_store(), "test")
-    noise = ShardReader(Path("data/shards") / arguments.condition, shard_store(), "test")
+    speech, noise = open_shards(SPEECH_CORPUS), open_shards(arguments.condition)
     manifest = plan_mixtures(speech, noise, config, arguments.condition, seed)
     path = Path("data/mixtures") / f"{arguments.condition}.parquet"
     with publish(path) as temporary:

@@ -17,11 +17,11 @@ from pystoi import stoi
 from torch import Tensor
 
 from davss.errors import DavssError
-from davss.evaluation.mixtures import Mixture
 
 SI_SDR_METRICS = ("si_sdr", "si_sdr_mixture", "si_sdri")
 PERCEPTUAL_METRICS = ("pesq", "pesq_mixture", "estoi", "estoi_mixture")
 METRICS = SI_SDR_METRICS + PERCEPTUAL_METRICS
+SOURCE_METRICS = (*METRICS, "si_sir", "si_sar", "si_sdr_other")  # those of one source of several
 PESQ_MODES = {8000: "nb", 16000: "wb"}
 
 Signal = Tensor | np.ndarray
@@ -43,6 +43,30 @@ def si_sdr(estimate: Tensor, reference: Tensor) -> Tensor:
     # 0 / 0 is left for a silent estimate; with a silent reference `target` is NaN already.
     silent = (signal == 0) & (distortion == 0)
     return torch.where(silent, -math.inf, 10 * torch.log10(signal / distortion))
+
+
+def si_sir_sar(estimate: np.ndarray, references: np.ndarray, index: int) -> tuple[float, float]:
+    """Scale-invariant signal-to-interference and signal-to-artifacts ratios in dB of an estimate
+    (T,) of source `index` of references (M, T), means removed.
+
+    What is wrong with the estimate is split into what the references explain and what they do not,
+    so that the powers of both make up those of SI-SDR. Le Roux et al., "SDR – half-baked or well
+    done?", ICASSP 2019, eqs. 5 and 6.
+    """
+    estimate = estimate - estimate.mean()
+    references = references - references.mean(axis=-1, keepdims=True)
+    own = references[index]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        target = (estimate @ own) / (own @ own) * own
+        if not np.isfinite(target).all():
+            return math.nan, math.nan
+        shares = np.linalg.lstsq(references.T, estimate - target, rcond=None)[0]
+        interference = shares @ references
+        artifacts = estimate - target - interference
+        power = target @ target
+        ratios = (power / (error @ error) for error in (interference, artifacts))
+        sir, sar = (float(10 * np.log10(ratio)) for ratio in ratios)
+    return sir, sar
 
 
 def score(
@@ -86,33 +110,41 @@ def score(
     return result
 
 
-def score_sources(estimates: np.ndarray, mixture: Mixture) -> list[dict[str, Any]]:
-    """One row per source of a separated mixture; estimates (K+1, T), the noise last.
+def score_sources(
+    estimates: np.ndarray,
+    references: np.ndarray,
+    mixture: np.ndarray,
+    sample_rate: int,
+    *,
+    perceptual: bool = True,
+) -> list[dict[str, Any]]:
+    """One row per source of a separated mixture (T,): estimates and references (K+1, T), the noise
+    last; `sample_rate` in Hz.
 
-    A row is `source` (speaker_1 … speaker_K, noise), `METRICS` and `error` (None, or why a metric
-    is NaN); the noise has no PESQ and no ESTOI. Raises DavssError when the estimates do not fit
-    the mixture.
+    A row is `source` (speaker_1 … speaker_K, noise), `SOURCE_METRICS` and `error` (None, or why a
+    metric is NaN). `si_sdr_other` is that of the best estimate of another speaker against this
+    one, NaN where there is no other; the noise has no PESQ and no ESTOI, and nothing has with
+    `perceptual` False. Raises DavssError when the estimates do not fit the references.
     """
-    references = np.concatenate([mixture.speech, mixture.noise[None]])
     if estimates.shape != references.shape:
         raise DavssError(
-            f"{mixture.key}: estimates {estimates.shape} do not fit references {references.shape}; "
-            "run the separate stage again"
+            f"estimates {estimates.shape} do not fit references {references.shape}; run the "
+            "separate stage again"
         )
+    estimates, references = _double(estimates), _double(references)
     rows = []
-    for name, estimate, reference in zip(
-        source_names(len(mixture.speech)), estimates, references, strict=True
-    ):
+    for index, name in enumerate(source_names(len(references) - 1)):
         reasons: dict[str, str] = {}
-        speech = name != "noise"
-        metrics = score(
-            estimate,
-            reference,
-            mixture.mixture,
-            mixture.sample_rate,
-            perceptual=speech,
-            reasons=reasons,
-        )
+        own = estimates[index], references[index]
+        wanted = perceptual and name != "noise"
+        metrics = score(*own, mixture, sample_rate, perceptual=wanted, reasons=reasons)
+        sir, sar = math.nan, math.nan
+        if np.isfinite(own[0]).all():
+            sir, sar = si_sir_sar(own[0], references, index)
+        others = [k for k in range(len(references) - 1) if k != index and name != "noise"]
+        found = torch.from_numpy(estimates[others])
+        of_others = si_sdr(found, torch.from_numpy(own[1])).tolist()
+        metrics |= {"si_sir": sir, "si_sar": sar, "si_sdr_other": max(of_others, default=math.nan)}
         rows.append({"source": name, **metrics, "error": _sentence(reasons)})
     return rows
 

@@ -5,7 +5,11 @@ each of the others, so at 0 dB all are equally loud; the noise is snr_db below t
 speech; the mixture is at −25 dBFS. Speech is drawn from (seed, K, index) alone: the conditions
 compare the same talkers under different noises.
 
-K speakers, T samples, V video frames, D visual feature size.
+A row's `pool` says of each speaker whether the lips are known ("lips") or not ("off-screen");
+`speaker_seen` and `scene_seen` whether the recordings that priors are trained on have the same
+voice and scene, None where that is not known.
+
+K speakers, L of them in view, T samples, V video frames, D visual feature size.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from davss.shards.reader import ShardReader
 
 LEVEL_DB = -25.0
 ACTIVE = 0.5  # a segment's RMS over its clip's: leaves out pauses
+IN_VIEW, OFF_SCREEN = "lips", "off-screen"
 
 
 class Clips(Protocol):
@@ -36,7 +41,9 @@ class Clips(Protocol):
 
 @dataclass(frozen=True)
 class Mixture:
-    """mixture (T,) = sum of speech (K, T) + noise (T,), all float32; lips (K, V, D) or None."""
+    """mixture (T,) = sum of speech (K, T) + noise (T,), all float32; lips (L, V, D) of the speakers
+    in view, who come first, or None.
+    """
 
     key: str
     mixture: np.ndarray
@@ -52,10 +59,10 @@ def plan_mixtures(
     """One row per mixture of `condition`, `per_num_speakers` for every K; deterministic. With
     `config.list` one row per pair of that list, in its order.
 
-    Columns: key, condition, num_speakers, speech_keys, speech_offsets (video frames), speech_gains,
-    noise_key, noise_offset (samples), noise_gain, sir_db (NaN for K = 1), snr_db, seconds,
-    sample_rate, seed. Raises DavssError when there are too few speakers or clips long enough, or
-    the rates differ.
+    Columns: key, condition, num_speakers, pool, speech_keys, speech_offsets (video frames),
+    speech_gains, speaker_seen, noise_key, noise_offset (samples), noise_gain, scene_seen, sir_db
+    (NaN for K = 1), snr_db, seconds, sample_rate, seed. Raises DavssError when there are too few
+    speakers or clips long enough, or the rates differ.
     """
     rate, num_samples = common_rate(speech, noise), round(config.seconds * speech.sample_rate)
     talkers = _long_enough(speech, num_samples, config.seconds)
@@ -69,6 +76,8 @@ def plan_mixtures(
             f"mixtures of {max(config.num_speakers)}; lower mixtures.num_speakers or add test "
             "speakers"
         )
+    voices, scenes = seen_in_training(speech), seen_in_training(noise)
+    frames = speech.clips.set_index("key").num_frames
     rows = []
     for count in config.num_speakers if given is None else [2]:
         for index in range(config.per_num_speakers if given is None else len(given)):
@@ -79,8 +88,27 @@ def plan_mixtures(
             row |= _plan_speech(speech, speakers, num_samples, count, config, name, keys)
             row |= _plan_noise(noise, noises, num_samples, config, (seed, row["key"]))
             row |= {"seconds": num_samples / rate, "sample_rate": rate, "seed": seed}
+            in_view = all(frames[key] > 0 for key in row["speech_keys"])
+            row["pool"] = [IN_VIEW if in_view else OFF_SCREEN] * count
+            row["speaker_seen"] = [voices[key] for key in row["speech_keys"]]
+            row["scene_seen"] = scenes[row["noise_key"]]
             rows.append(set_levels(row, speech, noise))
     return pandas.DataFrame(rows)
+
+
+def seen_in_training(reader: ShardReader) -> dict[str, bool | None]:
+    """Of every clip of a split, by key, whether the train split of its corpus has the same speaker
+    or scene; None where either names none.
+    """
+    trained = reader.manifest.with_name("train.clips.parquet")
+    known: set[str] = set()
+    if trained.is_file():
+        known = set(pandas.read_parquet(trained, columns=["speaker"]).speaker) - {""}
+    clips = reader.clips
+    return {
+        key: speaker in known if known and speaker else None
+        for key, speaker in zip(clips.key, clips.speaker, strict=True)
+    }
 
 
 def seeded(*parts: Any) -> np.random.Generator:
@@ -180,7 +208,7 @@ def _rms(signal: np.ndarray, name: str) -> np.ndarray:
 def _segments(
     row: Mapping[str, Any], speech: Clips, noise: Clips
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Unscaled segments of a row: speech (K, T), noise (T,), lips (K, V, D) or None."""
+    """Unscaled segments of a row: speech (K, T), noise (T,), lips (L, V, D) or None."""
     num_samples = round(row["seconds"] * row["sample_rate"])
     num_frames = frames_of(num_samples, row["sample_rate"])
     signals, lips = [], []
@@ -188,10 +216,16 @@ def _segments(
         clip = speech[key]
         start = first * samples_per_frame(clip.sample_rate)
         signals.append(_cut(clip, start, num_samples, row))
-        if clip.lips is not None:
-            lips.append(clip.lips[first : first + num_frames])
+        if row["pool"][len(signals) - 1] == IN_VIEW:
+            lips.append(_seen(clip, first, num_frames))
     background = _cut(noise[row["noise_key"]], row["noise_offset"], num_samples, row)
-    return np.stack(signals), background, np.stack(lips) if len(lips) == len(signals) else None
+    return np.stack(signals), background, np.stack(lips) if lips else None
+
+
+def _seen(clip: Clip, first: int, num_frames: int) -> np.ndarray:
+    if clip.lips is None:
+        raise DavssError(f"{clip.key}: has no lips; run the mixtures stage again")
+    return clip.lips[first : first + num_frames]
 
 
 def _cut(clip: Clip, start: int, num_samples: int, row: Mapping[str, Any]) -> np.ndarray:
@@ -213,6 +247,36 @@ def render(row: Mapping[str, Any], speech: Clips, noise: Clips) -> Mixture:
     return Mixture(row["key"], mixture, sources, background, lips, int(row["sample_rate"]))
 
 
+@dataclass(frozen=True)
+class Library:
+    """What mixtures are made of: corpora of `voices`, and by condition where noise comes from."""
+
+    voices: tuple[ShardReader, ...]
+    noises: Mapping[str, ShardReader]
+
+    def __getitem__(self, key: str) -> Clip:
+        """The clip of a voice; DavssError where no corpus has it."""
+        for reader in self.voices:
+            if key in reader:
+                return reader[key]
+        where = ", ".join(str(reader.manifest) for reader in self.voices)
+        raise DavssError(f"{key}: not in {where}; make mixtures and shards anew, together")
+
+    def render(self, row: Mapping[str, Any]) -> Mixture:
+        """The signals of a row."""
+        return render(row, self, self.noises[row["condition"]])
+
+    @property
+    def shards(self) -> list[str]:
+        """The names of all shards that clips come from: they name their content."""
+        readers = (*self.voices, *self.noises.values())
+        return sorted({shard for reader in readers for shard in reader.clips.shard})
+
+
 def rows_of(manifest: pandas.DataFrame) -> Iterator[dict[str, Any]]:
-    """The rows of a plan, as `render` takes them."""
-    return iter(manifest.to_dict("records"))
+    """The rows of a plan as plain values, which `render` takes."""
+    for row in manifest.to_dict("records"):
+        yield {
+            str(name): value.tolist() if isinstance(value, np.ndarray) else value
+            for name, value in row.items()
+        }

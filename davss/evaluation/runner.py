@@ -1,16 +1,20 @@
-"""Separation of all mixtures of a manifest by Ray Data actors; what is finished is not done again.
+"""Runs any plan of trials: on Ray Data actors, or in this process where one worker is all there is.
 
-A block is one batch of mixtures with the same number of speakers, so that they can be stacked.
-What an actor needs (priors, shard manifests) travels with the job: only the storage must be shared
-between machines. B batch, K speakers, T samples, N sampler steps, M = K+1 sources.
+A block is one batch of trials of one arm that can be stacked. A trial's record is written as soon
+as it is separated, and what has one is not done again. What an actor needs (priors, shard
+manifests) travels with the job: only the storage must be shared between machines.
+
+B batch, K speakers, T samples, N sampler steps, M = K+1 sources.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,108 +25,148 @@ import torch
 from tqdm import tqdm
 
 from davss.errors import DavssError
-from davss.evaluation.estimates import COLUMNS, TRACE, finished, write_estimate
-from davss.evaluation.mixtures import Mixture, rows_of
+from davss.evaluation.batches import batches_of
+from davss.evaluation.mixtures import Library
+from davss.evaluation.records import COLUMNS, TRACE, finished, make_record, write_record
+from davss.evaluation.trials import Arm, Trial, lips_for
 from davss.ray_session import ray_running
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class SeparationJob:
+class Job:
     """What every actor is given; can be pickled.
 
-    `render(row)` makes the Mixture of a manifest row, `make_separator(device=)` the Separator of
-    an actor; estimates go to `folder`, an absolute path below `storage`.
+    `make_separator(arm, device=)` makes what an arm separates with; `folders` has by the arm's name
+    where its files go, absolute and below `storage`.
     """
 
-    render: Callable[[Mapping[str, Any]], Mixture]
+    library: Library
     make_separator: Callable[..., Callable[..., Any]]
     storage: Path
-    folder: Path
+    folders: Mapping[str, Path]
     seed: int = 0
 
 
 @dataclass(frozen=True)
-class Workers:
-    """Actors, and the threads and GPUs of each."""
+class Actors:
+    """How many, and the threads and GPUs of each."""
 
     count: int
     threads: int
     num_gpus: int
 
 
-def run_separation(
-    manifest: pandas.DataFrame, job: SeparationJob, batch_size: int, num_actors: int | None = None
+def run_plan(
+    trials: Sequence[Trial],
+    job: Job,
+    batch_size: int,
+    num_actors: int | None = None,
+    description: str = "separate",
 ) -> pandas.DataFrame:
-    """Separate what is not finished of `manifest`; rows of `estimates.COLUMNS` for all of it.
+    """Separate what has no record yet; `records.COLUMNS` of all `trials`, in their order.
 
-    `num_actors` defaults to the number of GPUs, else of CPU cores. An item that fails has an
-    `error` and is tried again by the next run. Raises DavssError when an actor dies, or when every
-    single item fails.
+    `num_actors` defaults to the number of GPUs, else of CPU cores. A trial that diverges has an
+    `error`; one that cannot be computed has one too, and is tried again by the next run. Raises
+    DavssError when an actor dies, or when every single trial fails.
     """
-    rows = {key: row for key in manifest.key if (row := finished(job.folder, key))}
-    todo = manifest[~manifest.key.isin(list(rows))]
-    with tqdm(total=len(manifest), initial=len(rows), desc="separate", unit="mixture") as bar:
-        for row in _separate_all(todo, job, batch_size, num_actors) if len(todo) else ():
-            rows[row["key"]] = row
+    records = find_records(trials, job)
+    todo = [trial for trial in trials if _id(trial) not in records]
+    with tqdm(
+        total=len(trials), initial=len(records), desc=description, unit="trial", smoothing=0.1
+    ) as bar:
+        failed = 0
+        for record in _separate_all(todo, job, batch_size, num_actors):
+            records[record["arm"], record["name"]] = record
             bar.update()
-            if row["error"]:
-                bar.write(f"{row['key']}: {row['error']}")
-    result = pandas.DataFrame([rows[key] for key in manifest.key], columns=list(COLUMNS))
+            if record["error"]:
+                failed += 1
+                bar.set_postfix(failed=failed)
+                bar.write(f"{record['key']} ({record['arm']}): {record['error']}")
+    rows = [records[_id(trial)] | {"arm": trial.arm.name} for trial in trials]
+    result = pandas.DataFrame(rows, columns=list(COLUMNS))
     if len(result) and result.error.notna().all():
         raise DavssError(f"every mixture failed, the first one so: {result.error.iloc[0]}")
     return result
 
 
-def batches_of(manifest: pandas.DataFrame, batch_size: int, num_actors: int) -> list[list[str]]:
-    """Keys in batches of one K each; most speakers first, so that no long batch comes last."""
-    batches: list[list[str]] = []
-    for _, rows in sorted(manifest.groupby("num_speakers"), reverse=True, key=lambda item: item[0]):
-        keys = list(rows.key)
-        # Few mixtures: smaller batches, so that all actors have work.
-        size = max(1, min(batch_size, -(-len(keys) // num_actors)))
-        batches += [keys[start : start + size] for start in range(0, len(keys), size)]
-    return batches
+def find_records(trials: Sequence[Trial], job: Job) -> dict[tuple[str, str], dict[str, Any]]:
+    """The records of the trials that are finished, by arm and name."""
+    with ThreadPoolExecutor() as pool:  # most of it is the digests of files
+        found = pool.map(lambda t: finished(job.folders[t.arm.name], t.name), trials)
+        pairs = zip(map(_id, trials), found, strict=True)
+        return {place: record for place, record in pairs if record is not None}
+
+
+def _id(trial: Trial) -> tuple[str, str]:
+    return trial.arm.name, trial.name
 
 
 def _separate_all(
-    todo: pandas.DataFrame, job: SeparationJob, batch_size: int, num_actors: int | None
+    todo: Sequence[Trial], job: Job, batch_size: int, num_actors: int | None
 ) -> Iterator[dict[str, Any]]:
-    """Rows in the order in which they are ready."""
+    """Records in the order in which they are ready, with the `arm` and `name` of their trial."""
+    if not todo:
+        return
     cores = len(os.sched_getaffinity(0))
+    here = {"CPU": cores, "GPU": torch.cuda.device_count()}
+    if "RAY_ADDRESS" not in os.environ and min(plan_actors(here, num_actors).count, len(todo)) == 1:
+        alone = Separating(job, _arms_of(todo), plan_actors(here, 1))
+        for batch in batches_of(todo, batch_size, 1):
+            yield from alone.separate(batch[0].arm, [trial.row for trial in batch])
+        return
     # Ray's core calls every actor whose arguments are large an error; they live as long as the
     # driver.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     with ray_running(max(cores, num_actors or 1)):
         import ray
-        import ray.data
 
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
-        workers = _plan_workers(ray.cluster_resources(), num_actors, cores)
-        batches = batches_of(todo, batch_size, workers.count)
-        blocks = [pandas.DataFrame({"key": keys}) for keys in batches]
-        dataset = ray.data.from_pandas(blocks).map_batches(
-            SeparationActor,
-            batch_size=None,  # a block is a batch
-            batch_format="pandas",
-            compute=ray.data.ActorPoolStrategy(size=min(workers.count, len(batches))),
-            fn_constructor_kwargs={"job": job, "rows": list(rows_of(todo)), "workers": workers},
-            num_cpus=1,
-            num_gpus=workers.num_gpus,
-        )
-        yield from _rows_when_ready(dataset)
+        resources = dict(ray.cluster_resources())
+        if "RAY_ADDRESS" not in os.environ:
+            resources["CPU"] = cores  # Ray is told of more than there are
+        actors = plan_actors(resources, num_actors)
+        yield from _in_actors(batches_of(todo, batch_size, actors.count), job, actors)
 
 
-def _rows_when_ready(dataset: Any) -> Iterator[dict[str, Any]]:
+def _arms_of(trials: Sequence[Trial]) -> list[Arm]:
+    return list(dict.fromkeys(trial.arm for trial in trials))
+
+
+def plan_actors(resources: Mapping[str, float], num_actors: int | None) -> Actors:
+    """Actors for a machine's or a cluster's `resources`: one per GPU, else one per CPU."""
+    gpus, cpus = int(resources.get("GPU", 0)), max(int(resources.get("CPU", 1)), 1)
+    count = num_actors or gpus or cpus
+    return Actors(count, max(cpus // count, 1), int(gpus > 0))
+
+
+def _in_actors(
+    batches: Sequence[Sequence[Trial]], job: Job, actors: Actors
+) -> Iterator[dict[str, Any]]:
+    import ray.data
     from ray.exceptions import ActorDiedError, OutOfMemoryError, WorkerCrashedError
 
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # Nothing but text crosses Ray's blocks: Arrow has its own views on lists and None.
+    blocks = [
+        pandas.DataFrame({"arm": [b[0].arm.name], "rows": [json.dumps([t.row for t in b])]})
+        for b in batches
+    ]
+    arms = _arms_of([batch[0] for batch in batches])
+    dataset = ray.data.from_pandas(blocks).map_batches(
+        Separating,
+        batch_size=None,  # a block is a batch
+        batch_format="pandas",
+        compute=ray.data.ActorPoolStrategy(size=min(actors.count, len(batches))),
+        fn_constructor_kwargs={"job": job, "arms": arms, "actors": actors},
+        num_cpus=1,
+        num_gpus=actors.num_gpus,
+    )
     try:
         for done in dataset.iter_batches(batch_size=None, batch_format="pandas"):
-            # Nothing but text and numbers crosses Ray's blocks: "" stands for None there.
-            yield from done.replace("", None).to_dict("records")
+            for text in done["records"]:
+                yield from json.loads(text)
     except (WorkerCrashedError, OutOfMemoryError, ActorDiedError) as error:
         if "creation task" in str(error):
             raise  # a defect in an actor's start, not a death: keep its stack trace
@@ -132,80 +176,70 @@ def _rows_when_ready(dataset: Any) -> Iterator[dict[str, Any]]:
         ) from error
 
 
-def _plan_workers(resources: Mapping[str, float], num_actors: int | None, cores: int) -> Workers:
-    """Actors for Ray's `resources`; on this machine Ray is told of more CPUs than there are."""
-    gpus = int(resources.get("GPU", 0))
-    cpus = int(resources.get("CPU", 1)) if "RAY_ADDRESS" in os.environ else cores
-    count = num_actors or gpus or max(cpus, 1)
-    return Workers(count, max(cpus // count, 1), int(gpus > 0))
+class Separating:
+    """What an actor does, and the driver where there is none: separates batches, one after another;
+    keeps the separator while the arm stays.
+    """
 
+    def __init__(self, job: Job, arms: Sequence[Arm], actors: Actors) -> None:
+        torch.set_num_threads(actors.threads)
+        self.job, self.arms = job, {arm.name: arm for arm in arms}
+        self.device = "cuda" if actors.num_gpus else "cpu"
+        self.arm: Arm | None = None
+        self.separator: Callable[..., Any]
 
-class SeparationActor:
-    """A Ray actor: makes its separator once, then separates the batches it is given."""
+    def __call__(self, block: pandas.DataFrame) -> pandas.DataFrame:
+        """The records of a block of one batch, as JSON."""
+        arm, rows = self.arms[block["arm"].iloc[0]], json.loads(block["rows"].iloc[0])
+        return pandas.DataFrame({"records": [json.dumps(self.separate(arm, rows))]})
 
-    def __init__(
-        self, job: SeparationJob, rows: Sequence[dict[str, Any]], workers: Workers
-    ) -> None:
-        torch.set_num_threads(workers.threads)
-        self.job = job
-        self.rows = {row["key"]: row for row in rows}
-        self.separator = self.job.make_separator(device="cuda" if workers.num_gpus else "cpu")
+    def separate(self, arm: Arm, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Records of a batch, with their `arm` and `name`; a mixture that fails spoils no other."""
+        try:
+            if arm != self.arm:
+                self.separator = self.job.make_separator(arm, device=self.device)
+                self.arm = arm
+            return self._separate(arm, rows)
+        except Exception as error:
+            if len(rows) > 1:
+                return [one for row in rows for one in self.separate(arm, [row])]
+            if not isinstance(error, DavssError):
+                log.exception("%s", rows[0]["key"])
+            record = make_record(rows[0], error=_first_line(error))
+            return [record | {"arm": arm.name, "name": Trial(arm, rows[0]).name}]
 
-    def __call__(self, batch: pandas.DataFrame) -> pandas.DataFrame:
-        """Estimates of a block of keys, as rows."""
-        rows = separate_batch([self.rows[key] for key in batch["key"]], self.job, self.separator)
-        return pandas.DataFrame(
-            [{k: "" if v is None else v for k, v in row.items()} for row in rows]
+    def _separate(self, arm: Arm, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        started, job = time.perf_counter(), self.job
+        mixtures = [job.library.render(row) for row in rows]
+        pairs = zip(rows, mixtures, strict=True)
+        seen = [lips_for(arm, row, mixture, job.library) for row, mixture in pairs]
+        result = self.separator(
+            torch.from_numpy(np.stack([mixture.mixture for mixture in mixtures])),
+            lips=None
+            if seen[0] is None
+            else torch.from_numpy(np.stack([one for one in seen if one is not None])).float(),
+            num_speakers=int(rows[0]["num_speakers"]),
+            sample_rate=mixtures[0].sample_rate,
+            keys=[mixture.key for mixture in mixtures],
+            seed=job.seed,
         )
-
-
-def separate_batch(
-    rows: Sequence[Mapping[str, Any]], job: SeparationJob, separator: Callable[..., Any]
-) -> list[dict[str, Any]]:
-    """Render, separate and write mixtures of one K; one that fails spoils no other."""
-    try:
-        return _separate_batch(rows, job, separator)
-    except Exception as error:
-        if len(rows) > 1:
-            return [row for one in rows for row in separate_batch([one], job, separator)]
-        if not isinstance(error, DavssError):
-            log.exception("%s", rows[0]["key"])
-        return [_row(rows[0], error=_first_line(error))]
-
-
-def _separate_batch(
-    rows: Sequence[Mapping[str, Any]], job: SeparationJob, separator: Callable[..., Any]
-) -> list[dict[str, Any]]:
-    started = time.perf_counter()
-    mixtures = [job.render(row) for row in rows]
-    lips = [mixture.lips for mixture in mixtures]
-    result = separator(
-        torch.from_numpy(np.stack([mixture.mixture for mixture in mixtures])),
-        lips=None
-        if any(one is None for one in lips)
-        else torch.from_numpy(np.stack([one for one in lips if one is not None])).float(),
-        num_speakers=int(rows[0]["num_speakers"]),
-        sample_rate=mixtures[0].sample_rate,
-        keys=[mixture.key for mixture in mixtures],
-        seed=job.seed,
-    )
-    sources = torch.cat([result.speech, result.noise[:, None]], dim=1).cpu().numpy()  # (B, M, T)
-    seconds = (time.perf_counter() - started) / len(rows)
-    done = []
-    for index, (row, mixture) in enumerate(zip(rows, mixtures, strict=True)):
-        if result.errors[index]:
-            done.append(_row(row, seconds, error=str(result.errors[index])))
-            continue
-        row = _row(
-            row,
-            seconds,
-            path=str((job.folder / f"{row['key']}.wav").relative_to(job.storage)),
-            sample_rate=mixture.sample_rate,
-            evaluations=int(result.num_evaluations),
-            residual_db=residual_db(mixture.mixture, sources[index]),
-        )
-        done.append(write_estimate(job.folder, sources[index], _trace(result.trace, index), row))
-    return done
+        sources = torch.cat([result.speech, result.noise[:, None]], dim=1).cpu().numpy()
+        seconds, done = (time.perf_counter() - started) / len(rows), []
+        for index, (row, mixture) in enumerate(zip(rows, mixtures, strict=True)):
+            name, folder = Trial(arm, row).name, job.folders[arm.name]
+            record = make_record(row, seconds, evaluations=int(result.num_evaluations))
+            if result.errors[index]:
+                record = write_record(folder, name, record | {"error": str(result.errors[index])})
+            else:
+                record |= {
+                    "path": str((folder / f"{name}.wav").relative_to(job.storage)),
+                    "sample_rate": mixture.sample_rate,
+                    "residual_db": residual_db(mixture.mixture, sources[index]),
+                }
+                trace = _trace(result.trace, index)
+                record = write_record(folder, name, record, sources[index], trace)
+            done.append(record | {"arm": arm.name, "name": name})
+        return done
 
 
 def residual_db(mixture: np.ndarray, sources: np.ndarray) -> float:
@@ -218,29 +252,6 @@ def _trace(trace: Mapping[str, Any], index: int) -> dict[str, np.ndarray]:
     """One item's part of the trace of a batch: sigma (N,), likelihood (N, B), *_step (N, B, M)."""
     arrays = {name: torch.as_tensor(trace[name]).cpu().numpy() for name in TRACE if name in trace}
     return {name: array if name == "sigma" else array[:, index] for name, array in arrays.items()}
-
-
-def _row(
-    row: Mapping[str, Any],
-    seconds: float = 0.0,
-    *,
-    path: str | None = None,
-    sample_rate: int = 0,
-    evaluations: int = 0,
-    residual_db: float = float("nan"),
-    error: str | None = None,
-) -> dict[str, Any]:
-    return {
-        "key": row["key"],
-        "num_speakers": int(row["num_speakers"]),
-        "path": path,
-        "sha256": None,
-        "sample_rate": sample_rate,
-        "seconds_taken": round(seconds, 3),
-        "evaluations": evaluations,
-        "residual_db": residual_db,
-        "error": error,
-    }
 
 
 def _first_line(error: Exception) -> str:

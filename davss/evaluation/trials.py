@@ -1,219 +1,96 @@
-"""Trials are run here: batches over processes, every result kept as soon as it is there.
+"""A plan of trials: which mixtures are separated in which ways.
 
-A result is a JSON file of FOLDER/ARM/, named by the mixture's key and the digest of its row; ARM
-is the digest of all else that decides it. What is there is not done again. A batch is of one arm
-and of mixtures with equally many speakers and lips.
+A trial is one mixture, a row of `davss.evaluation.mixtures`, separated in one way, its arm. Arms
+of a plan share mixtures, and a mixture's key with the seed fixes the sampler's random numbers, so
+that their differences are paired. As a parquet manifest a plan has one line per trial: the columns
+of the mixture, and `arm`, `noise`, `sampler` (JSON), `lips`, `shift` and `peer`.
 
-Shapes: B batch · K speakers · L of them with lips · V video frames · D feature size · T samples.
+Shapes: K speakers · L of them in view · V video frames · D visual feature size.
 """
 
 from __future__ import annotations
 
 import json
-import math
-import multiprocessing
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-import torch
-from tqdm import tqdm
+import pandas
 
-from davss.config import digest
-from davss.diffusion.guidance import plan_branches
+from davss.config import SamplerConfig, digest, to_dict
 from davss.errors import DavssError
-from davss.evaluation.experiments import IN_VIEW, MODELS, Arm, Trial, Voices
-from davss.evaluation.metrics import si_sdr
-from davss.evaluation.mixtures import Mixture, render
-from davss.evaluation.runner import residual_db
-from davss.posterior.sampling import evaluations
-from davss.profiling.counting import GRADIENT_SAMPLERS
-from davss.shards.contract import FPS, frames_of
-from davss.shards.reader import ShardReader
-from davss.storage import publish
+from davss.evaluation.mixtures import Clips, Mixture
+from davss.shards.contract import FPS
 
-RESULT = {"key", "si_sdr", "si_sdr_mixture", "evaluations", "seconds", "residual_db", "error"}
+REMARKS = ("speaker_seen", "scene_seen")  # about a mixture, without a say in it
+UNTRAINED = ("nmf", "gaussian", "none")  # noise models beside the priors
 
 
 @dataclass(frozen=True)
-class Job:
-    """What every process is given; can be pickled. `make_separator(arm)` makes a Separator."""
-
-    make_separator: Callable[[Arm], Callable[..., Any]]
-    voices: Voices
-    noises: Mapping[str, ShardReader]
-    seed: int
-    threads: int | None = None
-
-
-def run_trials(
-    trials: Sequence[Trial],
-    job: Job,
-    folder_of: Callable[[Arm], Path],
-    batch_size: int,
-    num_processes: int,
-    description: str = "",
-) -> list[dict[str, Any]]:
-    """The result of every trial, in their order; those that are kept already are read.
-
-    A result has `key`, `si_sdr` (K×K: estimates by references, dB), `si_sdr_mixture` (K),
-    `evaluations` (of each network), `seconds` (its share of its batch), `residual_db` and `error`
-    (None, or why it is silent). Figures that do not exist are None.
+class Arm:
+    """One way to separate: `noise` is the corpus of a noise prior or a model without training;
+    `lips` right, wrong, none or late, `shift` the seconds by which late lips come too late; `peer`
+    is somebody else's program in the place of ours, which has no sampler.
     """
-    paths = [path_of(trial, folder_of) for trial in trials]
-    results = {path: found for path in paths if (found := kept(path)) is not None}
-    todo = [(trial, path) for trial, path in zip(trials, paths, strict=True) if path not in results]
-    batches = batches_of(todo, batch_size)
-    with tqdm(total=len(trials), initial=len(results), desc=description, unit="trial") as bar:
-        for batch in _work(batches, job, num_processes):
-            for path, result in batch:
-                with publish(path) as temporary:
-                    temporary.write_text(json.dumps(result) + "\n")
-                results[path] = result
-                if result["error"]:
-                    bar.write(f"{result['key']}: {result['error']}")
-            bar.update(len(batch))
-    return [results[path] for path in paths]
+
+    name: str
+    noise: str
+    sampler: SamplerConfig | None
+    lips: Literal["right", "wrong", "none", "late"] = "right"
+    shift: float = 0.0
+    peer: str | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that decides the estimates, as plain values: not the name."""
+        plain = {"noise": self.noise, "lips": self.lips, "shift": self.shift, "peer": self.peer}
+        return plain | {"sampler": None if self.sampler is None else to_dict(self.sampler)}
 
 
-def path_of(trial: Trial, folder_of: Callable[[Arm], Path]) -> Path:
-    """Where the result of a trial is kept."""
-    return folder_of(trial.arm) / f"{trial.row['key']}-{digest(trial.row)}.json"
+@dataclass(frozen=True)
+class Trial:
+    """A mixture's row, to be separated by an arm."""
+
+    arm: Arm
+    row: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """What its files are called: the mixture's key and the digest of its row."""
+        decisive = {name: value for name, value in self.row.items() if name not in REMARKS}
+        return f"{self.row['key']}-{digest(decisive)}"
 
 
-def kept(path: Path) -> dict[str, Any] | None:
-    """A result that is there and whole, else None."""
-    try:
-        result = json.loads(path.read_text())
-    except (OSError, ValueError):
+def cross(arms: Sequence[Arm], rows: Sequence[dict[str, Any]]) -> list[Trial]:
+    """Every mixture separated in every way."""
+    return [Trial(arm, row) for arm in arms for row in rows]
+
+
+def as_frame(trials: Iterable[Trial]) -> pandas.DataFrame:
+    """The manifest of a plan, one line per trial."""
+    lines = []
+    for trial in trials:
+        settings = trial.arm.settings
+        settings["sampler"] = json.dumps(settings["sampler"])
+        lines.append({"arm": trial.arm.name, **settings, **trial.row})
+    return pandas.DataFrame(lines)
+
+
+def lips_for(
+    arm: Arm, row: Mapping[str, Any], mixture: Mixture, voices: Clips
+) -> np.ndarray | None:
+    """What an arm sees of a rendered row, (L, V, D): of the speakers in view their own lips, late
+    ones, or those of a wrong clip; None where it sees nothing. Frames beyond a clip's ends repeat
+    its last.
+    """
+    if arm.lips == "none" or mixture.lips is None:
         return None
-    return result if isinstance(result, dict) and set(result) == RESULT else None
-
-
-Batch = list[tuple[Trial, Path]]
-Done = list[tuple[Path, dict[str, Any]]]
-
-
-def batches_of(todo: Batch, batch_size: int) -> list[Batch]:
-    """Trials that can be stacked, the costliest batches first, so that none comes last."""
-    groups: dict[Any, Batch] = {}
-    for trial, path in todo:
-        row = trial.row
-        groups.setdefault((trial.arm, *_shape(row)), []).append((trial, path))
-    batches = [
-        group[start : start + batch_size]
-        for group in groups.values()
-        for start in range(0, len(group), batch_size)
-    ]
-    return sorted(batches, key=lambda batch: -sum(calls(trial) for trial, _ in batch))
-
-
-def _shape(row: Mapping[str, Any]) -> tuple[int, int, float]:
-    return row["num_speakers"], row["pool"].count(IN_VIEW), row["seconds"]
-
-
-def calls(trial: Trial) -> int:
-    """What a trial costs in forward passes of one source through a network; a gradient counts as
-    two more.
-    """
-    sampler, row = trial.arm.sampler, trial.row
-    seen = row["pool"].count(IN_VIEW) if trial.arm.lips != "none" else 0
-    signals = plan_branches(row["num_speakers"], seen, sampler).total
-    signals += trial.arm.noise not in MODELS
-    return evaluations(sampler) * signals * (3 if sampler.name in GRADIENT_SAMPLERS else 1)
-
-
-def _work(batches: Sequence[Batch], job: Job, num_processes: int) -> Iterator[Done]:
-    """Results in the order in which they are ready; with one process, in this one."""
-    if num_processes == 1 or len(batches) < 2:
-        worker = Worker(job)
-        yield from map(worker, batches)
-        return
-    context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-    pool = ProcessPoolExecutor(num_processes, context, _begin, (job,))
-    try:
-        futures = [pool.submit(_call, batch) for batch in batches]
-        for future in as_completed(futures):
-            yield future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-_worker: Worker | None = None
-
-
-def _begin(job: Job) -> None:
-    global _worker
-    _worker = Worker(job)
-
-
-def _call(batch: Batch) -> Done:
-    assert _worker is not None
-    return _worker(batch)
-
-
-class Worker:
-    """Separates and scores batches; keeps the separator of the last arm."""
-
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        if job.threads:
-            torch.set_num_threads(job.threads)
-        self.arm: Arm | None = None
-        self.separator: Callable[..., Any]
-
-    def __call__(self, batch: Batch) -> Done:
-        """The results of a batch of one arm."""
-        trials, paths = zip(*batch, strict=True)
-        if trials[0].arm != self.arm:
-            self.separator = self.job.make_separator(trials[0].arm)
-            self.arm = trials[0].arm
-        return list(zip(paths, self.separate(trials), strict=True))
-
-    def separate(self, trials: Sequence[Trial]) -> list[dict[str, Any]]:
-        """The results of trials that are separated together."""
-        begin = time.perf_counter()
-        mixtures = [self.render(trial.row) for trial in trials]
-        arm, rows = trials[0].arm, [trial.row for trial in trials]
-        seen = [lips_for(arm, row, self.job.voices) for row in rows]
-        result = self.separator(
-            torch.from_numpy(np.stack([mixture.mixture for mixture in mixtures])),
-            lips=None
-            if seen[0] is None
-            else torch.from_numpy(np.stack([one for one in seen if one is not None])).float(),
-            num_speakers=rows[0]["num_speakers"],
-            sample_rate=rows[0]["sample_rate"],
-            keys=[row["key"] for row in rows],
-            seed=self.job.seed,
-        )
-        sources = torch.cat([result.speech, result.noise[:, None]], dim=1).cpu().numpy()
-        seconds = round((time.perf_counter() - begin) / len(trials), 3)
-        about = {"evaluations": int(result.num_evaluations), "seconds": seconds}
-        return [
-            {"key": mixture.key, **about, **scores(mixture, found, error)}
-            for mixture, found, error in zip(mixtures, sources, result.errors, strict=True)
-        ]
-
-    def render(self, row: dict[str, Any]) -> Mixture:
-        """The signals of a row."""
-        return render(row, self.job.voices, self.job.noises[row["condition"]])
-
-
-def lips_for(arm: Arm, row: dict[str, Any], voices: Voices) -> np.ndarray | None:
-    """What an arm sees, (L, V, D): of the speakers in view their own lips, late ones, or those of
-    a wrong clip; None where it sees nothing. Frames beyond a clip's ends repeat its last.
-    """
-    seen = row["pool"].count(IN_VIEW)
-    if arm.lips == "none" or not seen:
-        return None
-    places = list(zip(row["speech_keys"], row["speech_offsets"], strict=True))
-    if arm.lips == "wrong":
-        places = row["wrong"]
-    num_frames = frames_of(round(row["seconds"] * row["sample_rate"]), row["sample_rate"])
+    if arm.lips == "right":
+        return mixture.lips
+    seen, num_frames = mixture.lips.shape[:2]
+    which = "wrong" if arm.lips == "wrong" else "speech"
+    places = list(zip(row[f"{which}_keys"], row[f"{which}_offsets"], strict=True))
     shift = round(arm.shift * FPS)
     found = []
     for key, first in places[:seen]:
@@ -223,21 +100,3 @@ def lips_for(arm: Arm, row: dict[str, Any], voices: Voices) -> np.ndarray | None
         frames = np.arange(first - shift, first - shift + num_frames)
         found.append(features[frames.clip(0, len(features) - 1)])
     return np.stack(found)
-
-
-def scores(mixture: Mixture, sources: np.ndarray, error: str | None) -> dict[str, Any]:
-    """SI-SDR of every estimate, sources (K+1, T), against every speaker, and of the mixture."""
-    speech = torch.from_numpy(mixture.speech).double()
-    found = torch.from_numpy(sources[:-1]).double()
-    matrix = si_sdr(found[:, None], speech[None])
-    before = si_sdr(torch.from_numpy(mixture.mixture).double().expand_as(speech), speech)
-    return {
-        "si_sdr": [[_figure(value) for value in line] for line in matrix.tolist()],
-        "si_sdr_mixture": [_figure(value) for value in before.tolist()],
-        "residual_db": _figure(residual_db(mixture.mixture, sources)),
-        "error": error,
-    }
-
-
-def _figure(value: float) -> float | None:
-    return round(value, 4) if math.isfinite(value) else None

@@ -10,7 +10,6 @@ import torch
 
 from davss.errors import DavssError
 from davss.evaluation import metrics
-from davss.evaluation.mixtures import Mixture
 
 
 def signals(num_samples: int = 16000, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -111,11 +110,55 @@ def test_score_refuses_different_lengths():
 
 def test_score_sources_rates_speakers_and_noise():
     estimate, reference, total = signals(8000)
-    mixture = Mixture("m-1", total, reference[None], total - reference, None, 8000)
-    rows = metrics.score_sources(np.stack([estimate, total - estimate]), mixture)
+    estimates = np.stack([estimate, total - estimate])
+    references = np.stack([reference, total - reference])
+    rows = metrics.score_sources(estimates, references, total, 8000)
     assert [row["source"] for row in rows] == ["speaker_1", "noise"]
+    assert set(rows[0]) == {"source", *metrics.SOURCE_METRICS, "error"}
     assert math.isfinite(rows[0]["pesq"]) and rows[0]["error"] is None
     assert math.isfinite(rows[1]["si_sdri"]) and math.isnan(rows[1]["pesq"])
     assert rows[1]["error"] is None
-    with pytest.raises(DavssError, match="m-1: estimates"):
-        metrics.score_sources(estimate[None], mixture)
+    with pytest.raises(DavssError, match=r"estimates \(1, 8000\) do not fit .*\(2, 8000\)"):
+        metrics.score_sources(estimates[:1], references, total, 8000)
+    quick = metrics.score_sources(estimates, references, total, 8000, perceptual=False)
+    assert math.isnan(quick[0]["pesq"]) and quick[0]["si_sdr"] == rows[0]["si_sdr"]
+
+
+def test_sir_and_sar_have_the_values_of_their_definition():
+    """Sources and error are orthogonal: what leaks and what is made up are known."""
+    time = 2 * np.pi * np.arange(1000) / 1000
+    references = np.stack([np.sin(5 * time), np.sin(9 * time), np.sin(14 * time)])
+    made_up = np.cos(5 * time)
+    estimate = 3 * references[0] + 0.3 * references[1] + 0.4 * references[2] + 0.03 * made_up + 1
+    sir, sar = metrics.si_sir_sar(estimate, references, 0)
+    assert sir == pytest.approx(20 * math.log10(3 / 0.5)) and sar == pytest.approx(40)
+    assert metrics.si_sir_sar(3 * references[0] + references[1], references, 0)[1] > 200
+    assert all(map(math.isnan, metrics.si_sir_sar(estimate, 0 * references, 0)))
+
+
+def test_sir_and_sar_make_up_sdr_and_agree_with_a_projection():
+    """As Le Roux et al. define them; the projection is written with an orthonormal basis here."""
+    rng = np.random.default_rng(0)
+    references = rng.standard_normal((3, 4000)) + 0.7 * rng.standard_normal(4000)
+    estimate = references[1] + 0.3 * references[0] + 0.5 * rng.standard_normal(4000)
+    sir, sar = metrics.si_sir_sar(estimate, references, 1)
+    tensors = torch.from_numpy(estimate), torch.from_numpy(references[1])
+    sdr = metrics.si_sdr(*tensors).item()
+    assert 10 ** (-sdr / 10) == pytest.approx(10 ** (-sir / 10) + 10 ** (-sar / 10))
+    centred = references - references.mean(axis=1, keepdims=True)
+    basis = np.linalg.qr(centred.T)[0]
+    signal = estimate - estimate.mean()
+    target = (signal @ centred[1]) / (centred[1] @ centred[1]) * centred[1]
+    inside = basis @ (basis.T @ signal)
+    expected = 10 * np.log10((target @ target) / np.square(inside - target).sum())
+    assert sir == pytest.approx(expected)
+
+
+def test_the_estimate_of_another_speaker_that_fits_better_is_told():
+    _, reference, total = signals(8000)
+    other = np.random.default_rng(9).standard_normal(8000)
+    references = np.stack([reference, other, total - reference])
+    swapped = np.stack([other, reference + 0.1 * other, total - reference])
+    first, _, noise = metrics.score_sources(swapped, references, total, 8000, perceptual=False)
+    assert first["si_sdr"] < 0 and first["si_sdr_other"] > 15
+    assert math.isnan(noise["si_sdr_other"])

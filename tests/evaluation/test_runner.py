@@ -1,12 +1,11 @@
-"""The runner with a stand-in separator: batches, failures, resumption, and once through real Ray
-actors.
-"""
+"""The runner with a stand-in separator: batches, failures, interruption, and real Ray actors."""
 
 from __future__ import annotations
 
-import os
+import signal
+import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,33 +13,41 @@ from typing import Any
 import numpy as np
 import pandas
 import pytest
-import ray
 import ray.cloudpickle
 import torch
 
+from davss.config import PRESETS, SamplerConfig
 from davss.errors import DavssError
-from davss.evaluation import estimates, runner
-from davss.evaluation.mixtures import Mixture
+from davss.evaluation import records, runner
+from davss.evaluation.batches import batches_of, passes
+from davss.evaluation.mixtures import Mixture, rows_of
+from davss.evaluation.scoring import score_plan
+from davss.evaluation.trials import Arm, Trial, as_frame, cross
 
 RATE, SAMPLES, STEPS = 8000, 800, 3
+ARM = Arm("wham", "wham", SamplerConfig(num_steps=STEPS))
 
 
-def render(row: dict[str, Any]) -> Mixture:
-    if row["key"].startswith("unreadable"):
-        raise DavssError(f"{row['key']}: shard is missing")
-    rng = np.random.default_rng(len(row["key"]))
-    speech = rng.standard_normal((row["num_speakers"], SAMPLES)).astype(np.float32)
-    noise = rng.standard_normal(SAMPLES).astype(np.float32)
-    lips = np.ones((row["num_speakers"], 3, 4), np.float32)
-    return Mixture(row["key"], speech.sum(0) + noise, speech, noise, lips, RATE)
+class FakeLibrary:
+    """Mixtures made up from their keys."""
+
+    def render(self, row: dict[str, Any]) -> Mixture:
+        if row["key"].startswith("unreadable"):
+            raise DavssError(f"{row['key']}: shard is missing")
+        rng = np.random.default_rng(list(row["key"].encode()))
+        speech = rng.standard_normal((row["num_speakers"], SAMPLES)).astype(np.float32)
+        noise = rng.standard_normal(SAMPLES).astype(np.float32)
+        lips = np.ones((row["num_speakers"], 3, 4), np.float32)
+        return Mixture(row["key"], speech.sum(0) + noise, speech, noise, lips, RATE)
 
 
 @dataclass
 class FakeSeparator:
-    """Gives every source an equal share; fails on keys that say so."""
+    """Gives every source a share that depends on its key; fails on keys that say so."""
 
+    arm: Arm
     device: str
-    calls: list[list[str]]
+    calls: list[list[str]] = field(default_factory=list)
 
     def __call__(self, mixture, *, lips, num_speakers, sample_rate, keys, seed):
         self.calls.append(keys)
@@ -54,6 +61,7 @@ class FakeSeparator:
             "likelihood": torch.arange(STEPS * len(keys)).reshape(STEPS, -1),
             "prior_step": torch.ones(shape),
             "likelihood_step": torch.ones(shape),
+            "retries": torch.zeros(len(keys)),
         }
         errors = ["not finite" if key.startswith("diverge") else None for key in keys]
         return SimpleNamespace(
@@ -65,75 +73,117 @@ class FakeSeparator:
         )
 
 
-def make_separator(device: str) -> FakeSeparator:
-    return FakeSeparator(device, [])
-
-
-def manifest(*keys: str, speakers: int = 1) -> pandas.DataFrame:
-    return pandas.DataFrame({"key": keys, "num_speakers": speakers})
+def rows(*keys: str, speakers: int = 1) -> list[dict[str, Any]]:
+    facts = {"num_speakers": speakers, "pool": ["lips"] * speakers, "condition": "wham"}
+    facts |= {"seconds": SAMPLES / RATE, "sample_rate": RATE, "snr_db": 5.0}
+    return [{"key": key, **facts} for key in keys]
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> runner.SeparationJob:
-    return runner.SeparationJob(render, make_separator, tmp_path, tmp_path / "estimates" / "x")
-
-
-def test_a_batch_is_separated_written_and_described(job, tmp_path):
-    rows = manifest("a", "bb", speakers=2).to_dict("records")
-    done = runner.separate_batch(rows, job, make_separator("cpu"))
-    assert [tuple(row) for row in done] == [estimates.COLUMNS] * 2
-    row = done[1]
-    assert row["path"] == "estimates/x/bb.wav" and row["error"] is None and row["evaluations"] == 3
-    assert row["residual_db"] < -100
-    sources, rate = estimates.read_estimate(tmp_path / row["path"])
-    assert sources.shape == (3, SAMPLES) and rate == RATE
-    np.testing.assert_allclose(sources.sum(0), render(rows[1]).mixture, atol=1e-5)
-    trace = estimates.read_trace(tmp_path / row["path"])
-    assert trace["sigma"].shape == (3,) and trace["prior_step"].shape == (3, 3)
-    np.testing.assert_array_equal(trace["likelihood"], [1, 3, 5])
-    assert estimates.finished(job.folder, "bb") == row
-
-
-def test_a_failing_item_spoils_no_other(job):
-    separator = make_separator("cpu")
-    rows = manifest("crash-1", "diverge-1", "good", "unreadable-1").to_dict("records")
-    done = {row["key"]: row for row in runner.separate_batch(rows, job, separator)}
-    assert done["crash-1"]["error"] == "RuntimeError: out of memory"
-    assert done["unreadable-1"]["error"] == "unreadable-1: shard is missing"
-    assert done["diverge-1"]["error"] == "not finite" and done["diverge-1"]["path"] is None
-    assert done["good"]["error"] is None
-    assert {path.name for path in job.folder.iterdir()} == {
-        "good.wav",
-        "good.json",
-        "good.trace.npz",
-    }
-
-
-def test_damaged_estimates_are_not_finished(job):
-    runner.separate_batch(manifest("a", "b", "c").to_dict("records"), job, make_separator("cpu"))
-    (job.folder / "a.wav").write_bytes(b"RIFF")
-    (job.folder / "b.json").write_text("{")
-    (job.folder / "c.trace.npz").unlink()
-    assert [estimates.finished(job.folder, key) for key in "abcd"] == [None] * 4
-
-
-def test_batches_have_one_k_each_and_keep_all_actors_busy():
-    plan = pandas.concat(
-        [manifest(*(f"k{k}-{i}" for i in range(5)), speakers=k) for k in (1, 3, 2)]
-    )
-    assert [len(batch) for batch in runner.batches_of(plan, 4, 1)] == [4, 1] * 3
-    assert [len(batch) for batch in runner.batches_of(plan, 4, 2)] == [3, 2] * 3
-    assert runner.batches_of(plan, 4, 1)[0] == ["k3-0", "k3-1", "k3-2", "k3-3"]
-    assert [len(batch) for batch in runner.batches_of(plan[:1], 4, 8)] == [1]
-
-
-def test_actors_follow_the_machine(monkeypatch):
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> runner.Job:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    assert runner._plan_workers({"CPU": 4}, None, 2) == runner.Workers(2, 1, 0)
-    assert runner._plan_workers({"CPU": 4}, 1, 2) == runner.Workers(1, 2, 0)
-    assert runner._plan_workers({"CPU": 16, "GPU": 4}, None, 16) == runner.Workers(4, 4, 1)
-    monkeypatch.setenv("RAY_ADDRESS", "auto")
-    assert runner._plan_workers({"CPU": 32}, None, 2) == runner.Workers(32, 1, 0)
+    return make_job(tmp_path)
+
+
+def make_job(storage: Path) -> runner.Job:
+    folders = {name: storage / "estimates" / name for name in ("wham", "nmf")}
+    return runner.Job(FakeLibrary(), FakeSeparator, storage, folders)  # type: ignore[arg-type]
+
+
+def separate(trials: list[Trial], job: runner.Job) -> dict[str, dict[str, Any]]:
+    found = runner.run_plan(trials, job, batch_size=8, num_actors=1)
+    return {row["key"]: row for row in found.to_dict("records")}
+
+
+def test_a_trial_is_separated_written_and_described(job, tmp_path):
+    trials = cross([ARM], rows("a", "bb", speakers=2))
+    found = separate(trials, job)
+    row, name = found["bb"], trials[1].name
+    assert tuple(row) == records.COLUMNS and row["arm"] == "wham"
+    assert row["path"] == f"estimates/wham/{name}.wav" and row["error"] is None
+    assert row["evaluations"] == 3 and row["residual_db"] < -100
+    sources, rate = records.read_estimate(tmp_path / row["path"])
+    assert sources.shape == (3, SAMPLES) and rate == RATE
+    mixture = job.library.render(trials[1].row)
+    np.testing.assert_allclose(sources.sum(0), mixture.mixture, atol=1e-5)
+    trace = records.read_trace(tmp_path / row["path"])
+    assert set(trace) == set(records.TRACE) and trace["prior_step"].shape == (3, 3)
+    np.testing.assert_array_equal(trace["likelihood"], [1, 3, 5])
+    assert records.finished(job.folders["wham"], name) == {n: row[n] for n in records.RECORD}
+
+
+def test_a_bad_item_is_a_row_with_its_error_and_spoils_no_other(job, capsys):
+    keys = ("crash-1", "diverge-1", "good", "unreadable-1")
+    trials = cross([ARM], rows(*keys))
+    found = separate(trials, job)
+    assert found["crash-1"]["error"] == "RuntimeError: out of memory"
+    assert found["unreadable-1"]["error"] == "unreadable-1: shard is missing"
+    assert found["diverge-1"]["error"] == "not finite" and pandas.isna(found["diverge-1"]["path"])
+    assert pandas.isna(found["good"]["error"])
+    suffixes = sorted(path.name.partition(".")[2] for path in job.folders["wham"].iterdir())
+    assert suffixes == ["json", "json", "trace.npz", "wav"], "of good, and why diverge-1 has none"
+    assert "failed=3" in capsys.readouterr().err
+    done = runner.find_records(trials, job)
+    assert sorted(name.rsplit("-", 1)[0] for _, name in done) == ["diverge-1", "good"]
+    scores = score_plan(
+        trials, pandas.DataFrame(found.values()), job.library, job.storage, perceptual=False
+    )
+    assert scores[scores.key == "good"].si_sdr.notna().all()
+    assert set(scores[scores.key == "crash-1"].error) == {"separation: RuntimeError: out of memory"}
+
+
+def test_what_is_damaged_is_done_again_and_nothing_else(job, monkeypatch):
+    trials = cross([ARM, replace(ARM, name="nmf", noise="nmf")], rows("a", "b", "c", "diverge"))
+    first = runner.run_plan(trials, job, 2, 1)
+    (job.folders["wham"] / f"{trials[0].name}.wav").write_bytes(b"RIFF")
+    (job.folders["nmf"] / f"{trials[1].name}.json").write_text("{")
+    made: list[FakeSeparator] = []
+
+    def make(arm, device):
+        made.append(FakeSeparator(arm, device))
+        return made[-1]
+
+    again = runner.run_plan(trials, replace(job, make_separator=make), 2, 1)
+    assert sorted((one.arm.name, one.calls) for one in made) == [
+        ("nmf", [["b"]]),
+        ("wham", [["a"]]),
+    ]
+    timeless = [name for name in records.COLUMNS if name != "seconds_taken"]
+    pandas.testing.assert_frame_equal(again[timeless], first[timeless])
+    other = replace(trials[0], row=trials[0].row | {"noise_gain": 2.0})
+    assert other.name != trials[0].name, "another mixture of the same key has other files"
+
+
+def test_batches_are_of_one_arm_and_shape_and_the_costliest_come_first():
+    cheap = Arm("fast", "nmf", PRESETS["fast"])
+    mixed = [*rows(*"abcde"), *rows(*"fgh", speakers=3)]
+    trials = cross([cheap, ARM], mixed)
+    batches = batches_of(trials, 4, 1)
+    assert sum(map(len, batches)) == len(trials) and max(map(len, batches)) == 4
+    for batch in batches:
+        assert len({(trial.arm, trial.row["num_speakers"]) for trial in batch}) == 1
+    costs = [sum(map(passes, batch)) for batch in batches]
+    assert costs == sorted(costs, reverse=True)
+    assert max(passes(trial) for trial in trials if trial.arm is cheap) == 40 * 3
+    sizes = [len(batch) for batch in batches_of(cross([ARM], rows(*"abcde")), 4, 2)]
+    assert sizes == [3, 2], "all actors have work"
+
+
+def test_a_plan_is_a_parquet_manifest(tmp_path):
+    (row,) = rows("a", speakers=2)
+    row |= {"speech_gains": [0.5, 0.25], "sir_db": float("nan"), "speaker_seen": [None, True]}
+    as_frame([Trial(ARM, row)]).to_parquet(tmp_path / "plan.parquet")
+    (read,) = rows_of(pandas.read_parquet(tmp_path / "plan.parquet"))
+    assert read["arm"] == "wham" and '"num_steps": 3' in read["sampler"]
+    assert Trial(ARM, {name: read[name] for name in row}).name == Trial(ARM, row).name
+    seen = row | {"speaker_seen": [False, False]}
+    assert Trial(ARM, seen).name == Trial(ARM, row).name, "a remark decides nothing"
+
+
+def test_actors_follow_the_machine():
+    assert runner.plan_actors({"CPU": 2}, None) == runner.Actors(2, 1, 0)
+    assert runner.plan_actors({"CPU": 2}, 1) == runner.Actors(1, 2, 0)
+    assert runner.plan_actors({"CPU": 16, "GPU": 4}, None) == runner.Actors(4, 4, 1)
 
 
 def test_residual_is_in_db_of_the_mixture():
@@ -141,46 +191,43 @@ def test_residual_is_in_db_of_the_mixture():
     assert runner.residual_db(mixture, 0.45 * np.ones((2, 100))) == pytest.approx(-20)
 
 
-def test_run_through_ray_and_resume(job, monkeypatch, tmp_path):
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+def test_actors_and_this_process_make_the_same_table(job, tmp_path):
     # Ray's workers cannot import this file: send its functions themselves.
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    plan = pandas.concat(
-        [manifest("one", "diverge-1"), manifest("two-a", "two-b", "two-c", speakers=2)]
-    )
-    first = runner.run_separation(plan, job, batch_size=2, num_actors=1)
-    assert list(first.key) == list(plan.key) and list(first.columns) == list(estimates.COLUMNS)
-    assert list(first.error.isna()) == [True, False, True, True, True]
-    first.to_parquet(tmp_path / "rows.parquet")
-
-    # Everything is finished but the failed one and one that was lost: nothing else is touched.
-    (job.folder / "two-b.wav").unlink()
-    before = {p: p.stat().st_mtime_ns for p in job.folder.glob("*.wav")}
-    seen: list[list[str]] = []
-
-    def note(todo, *_):
-        seen.append(list(todo.key))
-        return (
-            row
-            for _, one in todo.groupby("num_speakers")
-            for row in runner.separate_batch(one.to_dict("records"), job, make_separator("cpu"))
-        )
-
-    monkeypatch.setattr(runner, "_separate_all", note)
-    second = runner.run_separation(plan, job, batch_size=2)
-    assert seen == [["diverge-1", "two-b"]]
-    assert {p: p.stat().st_mtime_ns for p in before} == before
-    assert list(second.sha256.dropna()) == list(first.sha256.dropna())
+    trials = cross([ARM], [*rows("one", "diverge-1"), *rows("a", "b", "c", speakers=2)])
+    alone = runner.run_plan(trials, job, 4, 1)
+    many = runner.run_plan(trials, make_job(tmp_path / "many"), 2, 2)
+    same = [name for name in records.COLUMNS if name != "seconds_taken"]
+    pandas.testing.assert_frame_equal(alone[same], many[same])
+    assert list(many.error.isna()) == [True, False, True, True, True]
 
 
-def test_all_failing_is_an_error_and_nothing_to_do_needs_no_ray(job, monkeypatch):
-    def local(todo, *_):
-        return iter(runner.separate_batch(todo.to_dict("records"), job, make_separator("cpu")))
+KILLED = """
+import os, sys
+from dataclasses import replace
+from pathlib import Path
+from tests.evaluation.test_runner import FakeSeparator, PLAN, make_job, runner
 
-    monkeypatch.setattr(runner, "_separate_all", local)
+class Dying(FakeSeparator):
+    def __call__(self, *args, **kwargs):
+        if len(self.calls) == 4:
+            os.kill(os.getpid(), 9)
+        return super().__call__(*args, **kwargs)
+
+runner.run_plan(PLAN, replace(make_job(Path(sys.argv[1])), make_separator=Dying), 1, 1)
+"""
+PLAN = cross([ARM], rows(*map(str, range(9))))
+
+
+def test_killed_and_started_again_it_ends_with_the_identical_table(tmp_path):
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "killed")]
+    assert subprocess.run(command).returncode == -signal.SIGKILL
+    jobs = [make_job(tmp_path / name) for name in ("killed", "whole")]
+    assert len(runner.find_records(PLAN, jobs[0])) == 4, "what was done is kept"
+    tables = [runner.run_plan(PLAN, job, 1, 1).drop(columns="seconds_taken") for job in jobs]
+    pandas.testing.assert_frame_equal(*tables)
+
+
+def test_all_failing_is_an_error(job):
     with pytest.raises(DavssError, match="every mixture failed.*not finite"):
-        runner.run_separation(manifest("diverge-1", "diverge-2"), job, batch_size=2)
-    runner.run_separation(manifest("a"), job, batch_size=2)
-    monkeypatch.setattr(runner, "_separate_all", lambda *_: pytest.fail("nothing to do"))
-    assert len(runner.run_separation(manifest("a"), job, batch_size=2)) == 1
-    assert "RAY_ADDRESS" not in os.environ
+        runner.run_plan(cross([ARM], rows("diverge-1", "diverge-2")), job, 2, 1)

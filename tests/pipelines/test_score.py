@@ -9,11 +9,12 @@ import pandas
 import pytest
 
 from davss.errors import DavssError
-from davss.evaluation.estimates import write_estimate
-from davss.evaluation.mixtures import render, rows_of
-from davss.evaluation.runner import _row
-from davss.shards.reader import ShardReader
+from davss.evaluation import scoring
+from davss.evaluation.mixtures import rows_of
+from davss.evaluation.records import make_record, write_record
+from davss.evaluation.scoring import COLUMNS
 from pipelines import score
+from pipelines.clips import open_library
 
 SCORES, ESTIMATES = Path("data/scores/wham-wham.parquet"), Path("data/estimates/wham-wham.parquet")
 
@@ -21,17 +22,14 @@ SCORES, ESTIMATES = Path("data/scores/wham-wham.parquet"), Path("data/estimates/
 @pytest.fixture
 def separated(project: Path) -> Path:
     """The project with estimates of half the error of the mixture; the last mixture failed."""
-    manifest = pandas.read_parquet("data/mixtures/wham.parquet")
-    speech = ShardReader(Path("data/shards/voxceleb2"), Path("storage"), "test")
-    noise = ShardReader(Path("data/shards/wham"), Path("storage"), "test")
-    folder, rows = Path("storage/estimates/x"), []
-    for row in list(rows_of(manifest))[:-1]:
-        mixture = render(row, speech, noise)
+    manifest = list(rows_of(pandas.read_parquet("data/mixtures/wham.parquet")))
+    library, folder, rows = open_library("wham"), Path("storage/estimates/x"), []
+    for row in manifest[:-1]:
+        mixture, name = library.render(row), row["key"]
         sources = np.concatenate([mixture.speech, mixture.noise[None]])
-        path = f"estimates/x/{row['key']}.wav"
-        facts = _row(row, 1.5, path=path, sample_rate=8000, evaluations=2, residual_db=-6.0)
-        rows.append(write_estimate(folder, (sources + mixture.mixture) / 2, {}, facts))
-    rows.append(_row(list(rows_of(manifest))[-1], error="the sampler diverged"))
+        record = make_record(row, 1.5, path=f"estimates/x/{name}.wav", sample_rate=8000)
+        rows.append(write_record(folder, name, record, (sources + mixture.mixture) / 2))
+    rows.append(make_record(manifest[-1], error="the sampler diverged"))
     ESTIMATES.parent.mkdir(parents=True)
     pandas.DataFrame(rows).to_parquet(ESTIMATES)
     return project
@@ -40,7 +38,7 @@ def separated(project: Path) -> Path:
 def test_stage_scores_every_source(separated):
     score.main(["wham", "wham"])
     scores = pandas.read_parquet(SCORES)
-    assert list(scores.columns) == list(score.COLUMNS)
+    assert list(scores.columns) == list(COLUMNS)
     assert set(scores.noise_model) == {"wham"} and set(scores.condition) == {"wham"}
     assert len(scores) == 2 * 2 + 2 * 3  # K + 1 sources of two mixtures for K = 1, 2
     good = scores[scores.key != "wham-k2-0001"]
@@ -59,13 +57,13 @@ def test_a_failed_mixture_has_its_reason_and_no_scores(separated):
     assert (failed.error == "separation: the sampler diverged").all()
 
 
-def test_many_mixtures_are_scored_in_several_processes_in_order(monkeypatch):
-    monkeypatch.setenv("DAVSS_NUM_PROCESSES", "2")
-    count = score.WORTH_A_PROCESS + 1
-    assert list(score._parallel(str, list(range(count)))) == [str(i) for i in range(count)]
+def test_many_trials_are_scored_in_several_processes_in_order(project, monkeypatch):
+    count = scoring.WORTH_A_PROCESS + 1
+    found = list(scoring._parallel(str, list(range(count)), 2))
+    assert found == [str(i) for i in range(count)]
     monkeypatch.setenv("DAVSS_NUM_PROCESSES", "0")
     with pytest.raises(DavssError, match="DAVSS_NUM_PROCESSES=0"):
-        list(score._parallel(str, [1]))
+        score.main(["wham", "wham"])
 
 
 def test_missing_estimates_are_named(separated):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,15 @@ import pytest
 import ray.cloudpickle
 import yaml
 
-from davss.config import SamplerConfig
+from davss.config import SamplerConfig, SeparationConfig
 from davss.diffusion.prior import NoisePrior
 from davss.errors import DavssError
-from davss.evaluation import estimates, runner
-from davss.evaluation.mixtures import rows_of
+from davss.evaluation import records
+from davss.evaluation.runner import Actors, Job, Separating
+from davss.evaluation.trials import Arm
 from pipelines import separate
+from pipelines.clips import open_library
+from pipelines.evaluating import Makers, make_job
 
 MANIFEST = Path("data/estimates/wham-wham.parquet")
 
@@ -27,34 +31,36 @@ def change(section: str, **values) -> None:
     Path("params.yaml").write_text(yaml.safe_dump(params))
 
 
-def test_stage_writes_estimates_and_their_manifest(project, in_process):
+def job_of(*arms: Arm, seed: int = 0) -> Job:
+    return make_job(arms, open_library("wham"), seed, SeparationConfig())
+
+
+def test_stage_writes_estimates_and_their_manifest(project):
     separate.main(["wham", "wham"])
     rows = pandas.read_parquet(MANIFEST)
-    assert list(rows.columns) == list(estimates.COLUMNS) and rows.error.isna().all()
-    assert list(rows.num_speakers) == [1, 1, 2, 2]
+    assert list(rows.columns) == list(records.COLUMNS) and rows.error.isna().all()
+    assert list(rows.num_speakers) == [1, 1, 2, 2] and set(rows.arm) == {"wham"}
     assert (rows.evaluations == 2).all() and (rows.residual_db < 20).all()
     for row in rows.itertuples():
-        sources, rate = estimates.read_estimate(Path("storage") / row.path)
+        sources, rate = records.read_estimate(Path("storage") / row.path)
         assert sources.shape == (row.num_speakers + 1, 8000) and rate == 8000
-        trace = estimates.read_trace(Path("storage") / row.path)
+        trace = records.read_trace(Path("storage") / row.path)
         assert trace["likelihood_step"].shape == (2, row.num_speakers + 1)
 
 
-def test_a_second_run_does_nothing_and_another_batch_size_changes_nothing(
-    project, in_process, monkeypatch
-):
+def test_a_second_run_does_nothing_and_another_batch_size_changes_nothing(project, monkeypatch):
     separate.main(["wham", "wham"])
     first = pandas.read_parquet(MANIFEST)
     before = MANIFEST.read_bytes()
-    monkeypatch.setattr(runner, "_separate_all", lambda *_: pytest.fail("nothing to do"))
+    monkeypatch.setattr(Makers, "__call__", lambda *_, **__: pytest.fail("nothing to do"))
     change("separation", batch_size=1)
     separate.main(["wham", "wham"])
     assert MANIFEST.read_bytes() == before
 
     monkeypatch.undo()
     monkeypatch.chdir(project)
+    monkeypatch.setenv("DAVSS_NUM_ACTORS", "1")
     shutil.rmtree("storage/estimates")
-    monkeypatch.setattr(runner, "_separate_all", one_by_one)
     separate.main(["wham", "wham"])
     second = pandas.read_parquet(MANIFEST)
     for old, new in zip(first.itertuples(), second.itertuples(), strict=True):
@@ -62,51 +68,58 @@ def test_a_second_run_does_nothing_and_another_batch_size_changes_nothing(
         assert old.residual_db == pytest.approx(new.residual_db, abs=0.01)
 
 
-def one_by_one(todo, job, batch_size, num_actors):
-    separator = job.make_separator(device="cpu")
-    for row in rows_of(todo):
-        yield from runner.separate_batch([row], job, separator)
+def test_more_mixtures_redo_none(project, monkeypatch):
+    separate.main(["wham", "wham"])
+    first = pandas.read_parquet(MANIFEST).set_index("key")
+    manifest = Path("data/mixtures/wham.parquet")
+    mixtures = pandas.read_parquet(manifest)
+    more = mixtures[:1].assign(key="wham-k1-0002")
+    pandas.concat([more, mixtures]).to_parquet(manifest)
+    separate.main(["wham", "wham"])
+    second = pandas.read_parquet(MANIFEST).set_index("key")
+    assert len(second) == 5 and second.loc[first.index].equals(first), "with their seconds"
 
 
 def test_estimates_of_other_settings_lie_elsewhere(project):
-    folders = {
-        separate.make_job("wham", "wham", SamplerConfig(zeta=zeta), seed, manifest).folder
-        for zeta in (0.5, 0.6)
-        for seed in (0, 1)
-        for manifest in ("a", "b")
-    }
-    assert len(folders) == 8 and all(folder.is_absolute() for folder in folders)
+    base = Arm("wham", "wham", SamplerConfig(num_steps=2))
+    others = [
+        replace(base, sampler=SamplerConfig(num_steps=3)),
+        replace(base, lips="none"),
+        replace(base, noise="nmf"),
+        replace(base, noise="gaussian"),
+        replace(base, noise="none"),
+    ]
+    folders = [job_of(arm).folders["wham"] for arm in (base, *others)]
+    folders.append(job_of(base, seed=1).folders["wham"])
+    change_prior(Path("data/priors/wham"))
+    folders.append(job_of(base).folders["wham"])
+    assert len(set(folders)) == 8 and all(folder.is_absolute() for folder in folders)
+    renamed = job_of(replace(base, name="another")).folders["another"]
+    assert renamed == folders[-1], "a name decides nothing"
+
+
+def change_prior(folder: Path) -> None:
+    (folder / "note").write_text("another")
 
 
 @pytest.mark.parametrize("noise", ["nmf", "none"])
-def test_a_noise_model_without_training_needs_no_noise_prior(project, in_process, noise):
+def test_a_noise_model_without_training_needs_no_noise_prior(project, noise):
     shutil.rmtree("data/priors/wham")
     separate.main([noise, "wham"])
     rows = pandas.read_parquet(f"data/estimates/{noise}-wham.parquet")
     assert len(rows) == 4 and rows.error.isna().all()
-    sources, _ = estimates.read_estimate(Path("storage") / rows.path[0])
+    sources, _ = records.read_estimate(Path("storage") / rows.path[0])
     assert sources.shape == (2, 8000) and (sources.std(axis=1) > 0).all()
 
 
-def test_estimates_of_other_noise_models_lie_elsewhere(project):
-    jobs = {
-        noise: separate.make_job(noise, "wham", SamplerConfig(), 0, "a")
-        for noise in ("wham", "nmf", "gaussian", "none")
-    }
-    assert len({job.folder for job in jobs.values()}) == 4
-    assert jobs["gaussian"].make_separator.args[1] == "gaussian"
-    assert isinstance(jobs["wham"].make_separator.args[1], NoisePrior)
-
-
 def test_the_job_travels_to_actors(project):
-    job = separate.make_job("wham", "wham", SamplerConfig(num_steps=2), 0, "a")
-    sent = ray.cloudpickle.loads(ray.cloudpickle.dumps(job))
+    arm = Arm("wham", "wham", SamplerConfig(num_steps=2))
+    (row, *_) = separate.plan("wham", "wham", arm.sampler)
+    sent = ray.cloudpickle.loads(ray.cloudpickle.dumps(job_of(arm)))
     shutil.rmtree("data")  # only the storage is shared between machines
-    row = {"key": "m", "num_speakers": 1, "speech_keys": ["voxceleb2-0"], "speech_offsets": [0]}
-    row |= {"speech_gains": [1.0], "noise_key": "wham-0", "noise_offset": 0, "noise_gain": 1.0}
-    row |= {"seconds": 1.0, "sample_rate": 8000}
-    done = runner.separate_batch([row], sent, sent.make_separator(device="cpu"))
-    assert done[0]["error"] is None and np.isfinite(done[0]["residual_db"])
+    assert isinstance(sent.make_separator.noises["wham"], NoisePrior)
+    (done,) = Separating(sent, [arm], Actors(1, 1, 0)).separate(arm, [row.row])
+    assert done["error"] is None and np.isfinite(done["residual_db"])
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,8 @@ that it follows light and dark mode; a row of charts wraps on a phone instead of
 
 from __future__ import annotations
 
-import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from html import escape
 from typing import Any
@@ -19,7 +18,7 @@ import pandas
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from davss.evaluation.report.summary import Group
+from davss.evaluation.plots import new_figure, svg
 
 # Colours that stand for variables of the style sheet.
 INK, MUTED, LINE = "#010203", "#040506", "#070809"
@@ -66,28 +65,27 @@ class Chart:
 def chart(title: str, description: str, size: tuple[float, float] = (5.2, 3.2)) -> Iterator[Chart]:
     """Axes to draw on, titled `title`; `description` is what a screen reader says."""
     drawn = Chart()
-    style: Any = {**STYLE, "svg.hashsalt": description}
+    style: Any = STYLE
     with matplotlib.rc_context(style):
-        figure = drawn.figure = Figure(figsize=size, layout="constrained")
+        figure = drawn.figure = new_figure(*size)
         drawn.axes = figure.add_subplot()
         drawn.axes.set_title(title)
         yield drawn
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    drawn.svg = _themed(buffer.getvalue(), description)
+        text = svg(figure, description, transparent=True)
+    drawn.svg = _themed(text, description)
 
 
-def _themed(svg: str, description: str) -> str:
+def _themed(text: str, description: str) -> str:
     """Matplotlib's SVG for inlining: no prolog and metadata, no clashing ids, themed colours."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'<g id="[\w.]+_\d+"(/?)>', r"<g\1>", svg)
-    svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", svg)
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'<g id="[\w.]+_\d+"(/?)>', r"<g\1>", text)
+    text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL)
+    text = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", text)
     for colour, variable in VARIABLES.items():
-        svg = svg.replace(colour, f"var({variable})")
+        text = text.replace(colour, f"var({variable})")
     label = f'<svg role="img" aria-label="{escape(description)}" '
-    return re.sub(r"\s*\n\s*", "\n", svg.replace("<svg ", label, 1))
+    return re.sub(r"\s*\n\s*", "\n", text.replace("<svg ", label, 1))
 
 
 def gains_by_speakers(
@@ -145,26 +143,26 @@ def gains_by_input(scores: pandas.DataFrame, title: str, limits: tuple[float, fl
 
 
 def gains_by_noise_model(
-    groups: Sequence[Group], names: Mapping[str, str], title: str, limits: tuple[float, float]
+    groups: pandas.DataFrame, names: Mapping[str, str], title: str, limits: tuple[float, float]
 ) -> str:
     """Mean SI-SDRi and its interval for every noise model, by number of speakers; `groups` of one
     condition, `names` as the noise models are called.
     """
-    counts = sorted({group.num_speakers for group in groups})
+    counts = sorted(set(groups.num_speakers))
     means = [
-        f"{_talkers(group.num_speakers)}, {names[group.noise_model]} {group.mean['si_sdri']:.1f} dB"
-        for group in groups
+        f"{_talkers(group.num_speakers)}, {names[group.noise_model]} {group.si_sdri:.1f} dB"
+        for group in groups.itertuples()
     ]
     text = f"Mean SI-SDR improvement by noise model, {title}: {'; '.join(means)}"
     with chart(title, text, (5.2, 3.6)) as drawn:
         axes = drawn.axes
         for index, (model, name) in enumerate(names.items()):
-            own = [group for group in groups if group.noise_model == model]
+            own = groups[groups.noise_model == model]
             shift = 0.16 * (index - (len(names) - 1) / 2)
             axes.errorbar(
-                [counts.index(group.num_speakers) + shift for group in own],
-                [group.mean["si_sdri"] for group in own],
-                [group.interval["si_sdri"] for group in own],
+                own.num_speakers.map(counts.index) + shift,
+                own.si_sdri,
+                own.si_sdri_ci,
                 fmt=MARKERS[index % len(MARKERS)],
                 color=SERIES[index % len(SERIES)],
                 markersize=5.5,

@@ -27,6 +27,7 @@ from davss.evaluation.report.examples import (
 )
 from davss.evaluation.report.faces import Faces
 from davss.evaluation.report.summary import (
+    ALL,
     BASELINE,
     BETTER,
     CLAIMED_DB,
@@ -34,9 +35,9 @@ from davss.evaluation.report.summary import (
     UNSURE,
     UNTRAINED,
     WORSE,
-    Difference,
-    Group,
+    headline_of,
 )
+from davss.evaluation.statistics import stratum
 
 HERE = Path(__file__).parent
 NAMES = {"wham": "WHAM!", "dns": "DNS"}
@@ -45,6 +46,11 @@ VERDICTS = {
     UNSURE: "within error of the mixture",
     WORSE: "falls short of the mixture",
     NONE: "nothing was scored",
+}
+WHO = {
+    "unseen": "unseen speakers",
+    "seen": "speakers known from training",
+    "unknown": "speakers of whom it is not known whether training had them",
 }
 CLAIMS = {
     BETTER: "is met here",
@@ -67,7 +73,8 @@ class Header:
 
 @dataclass(frozen=True)
 class Results:
-    """All that the page shows; `training` by prior name has the columns of history.csv,
+    """All that the page shows: `scores` of `davss.evaluation.scoring`, `groups`, `differences` of
+    `davss.evaluation.report.summary`; `training` by prior name has the columns of history.csv,
     `outcomes` the figures of metrics.json.
 
     Noise models without training are compared in a section of their own; all else, `examples` too,
@@ -76,9 +83,9 @@ class Results:
 
     header: Header
     scores: pandas.DataFrame
-    groups: Sequence[Group]
+    groups: pandas.DataFrame
     examples: Sequence[Example]
-    differences: Sequence[Difference] = ()
+    differences: pandas.DataFrame = field(default_factory=pandas.DataFrame)
     training: Mapping[str, pandas.DataFrame] = field(default_factory=dict)
     outcomes: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     faces: Sequence[Faces] = ()
@@ -95,18 +102,20 @@ def build_page(results: Results) -> str:
     )
     environment.filters |= {"number": number, "signed": signed, "corpus": corpus}
     environment.filters |= {"noise_model": noise_model}
-    groups = [group for group in results.groups if group.trained]
+    groups = results.groups[~results.groups.noise_model.isin(list(UNTRAINED))]
+    main = headline_of(groups)
     return environment.get_template("template.html.j2").render(
         style=Markup((HERE / "style.css").read_text()),
         script=Markup((HERE / "player.js").read_text()),
         header=results.header,
-        groups=groups,
+        groups=list(groups.itertuples()),
         verdicts=VERDICTS,
-        headline=headline(groups),
-        mixtures=sum(group.mixtures for group in groups),
-        failed=sum(group.failed for group in groups),
+        headline=headline(main),
+        who=WHO[main.who.iloc[0]] if len(main) else "no speakers",
+        mixtures=main.mixtures.sum(),
+        failed=main.failed.sum(),
         comparison=_comparison(results),
-        sets=_sets(results, groups),
+        sets=_sets(results, main),
         training=[
             [Markup(svg) for svg in charts.training(history, corpus(name))]
             for name, history in results.training.items()
@@ -118,36 +127,41 @@ def build_page(results: Results) -> str:
     )
 
 
-def headline(groups: Sequence[Group]) -> str:
+def headline(groups: pandas.DataFrame) -> str:
     """The result of the trained priors in one sentence."""
-    rated = [group for group in groups if group.verdict != NONE]
-    if not rated:
+    rated = groups[groups.verdict != NONE]
+    if rated.empty:
         return "No mixture has been scored with a trained noise prior."
-    short = [group for group in rated if group.verdict == WORSE]
+    short = rated[rated.verdict == WORSE]
     above = len(rated) - len(short)
     text = f"Separated speech beats the mixture in {above} of {len(rated)} settings"
-    if not short:
-        unsure = sum(group.verdict == UNSURE for group in rated)
+    if short.empty:
+        unsure = (rated.verdict == UNSURE).sum()
         return text + (f", in {unsure} of them within the error." if unsure else ".")
     names = [
         f"{corpus(group.condition)} noise with {group.num_speakers} "
         f"speaker{'s' if group.num_speakers > 1 else ''} ({corpus(group.noise_model)} prior)"
-        for group in short
+        for group in short.itertuples()
     ]
     return f"{text}; it falls short in {', '.join(names)}."
 
 
-def claims(differences: Sequence[Difference]) -> list[str]:
+def claims(differences: pandas.DataFrame) -> list[str]:
     """Whether the paper's claim holds here, in one sentence for every trained prior."""
+    if differences.empty:
+        return []
     sentences = []
-    for one in (d for d in differences if d.condition is None):
-        parts = [d for d in differences if d.noise_model == one.noise_model and d.condition]
-        above = sum(part.mean > CLAIMED_DB for part in parts)
+    whole = differences.condition == ALL
+    for one in differences[whole].itertuples():
+        same = (differences.noise_model == one.noise_model) & (differences.who == one.who)
+        parts = differences[same & ~whole]
+        above = (parts.si_sdr > CLAIMED_DB).sum()
         sentences.append(
             f"The paper's claim that the noise prior beats {noise_model(BASELINE)} by more than "
             f"{CLAIMED_DB:g} dB SI-SDR {CLAIMS[one.verdict]} with {noise_model(one.noise_model)}: "
-            f"{signed(one.mean)} ± {number(one.interval)} dB over the same {one.mixtures} mixtures,"
-            f" above {CLAIMED_DB:g} dB in {above} of {len(parts)} settings."
+            f"{signed(one.si_sdr)} ± {number(one.si_sdr_ci)} dB over the same {one.mixtures} "
+            f"mixtures of {WHO[one.who]}, above {CLAIMED_DB:g} dB in {above} of {len(parts)} "
+            "settings."
         )
     return sentences
 
@@ -178,45 +192,41 @@ def noise_model(name: str) -> str:
 
 def _comparison(results: Results) -> dict[str, Any] | None:
     """Chart and table of all noise models, or None where only trained priors were used."""
-    groups = results.groups
-    models = list(dict.fromkeys(group.noise_model for group in groups))
+    groups, differences = results.groups, results.differences
+    models = list(dict.fromkeys(groups.noise_model))
     if not any(model in UNTRAINED for model in models):
         return None
-    by_setting: dict[tuple[str, int], dict[str, Group]] = {}
-    for group in groups:
-        by_setting.setdefault((group.condition, group.num_speakers), {})[group.noise_model] = group
-    pairs = {(d.noise_model, d.condition, d.num_speakers): d for d in results.differences}
+    by_setting: dict[tuple[str, int, str], dict[str, Any]] = {}
+    for group in groups.itertuples():
+        setting = group.condition, group.num_speakers, group.who
+        by_setting.setdefault(setting, {})[group.noise_model] = group
+    pairs = {
+        (d.noise_model, d.condition, d.num_speakers, d.who): d for d in differences.itertuples()
+    }
+    main, names = headline_of(groups), {model: noise_model(model) for model in models}
+    ends = [main.si_sdri, main.si_sdri - main.si_sdri_ci, main.si_sdri + main.si_sdri_ci]
+    limits = charts.shared_limits(pandas.concat(ends))
     return {
         "models": models,
-        "paired": list(dict.fromkeys(d.noise_model for d in results.differences)),
+        "paired": list(dict.fromkeys(model for model, *_ in pairs)),
         "baseline": BASELINE,
         "settings": by_setting,
         "pairs": pairs,
-        "claims": claims(results.differences),
-        "charts": _comparison_charts(groups, {model: noise_model(model) for model in models}),
+        "claims": claims(differences),
+        "charts": [
+            Markup(charts.gains_by_noise_model(own, names, f"{corpus(condition)} noise", limits))
+            for condition, own in main.groupby("condition", sort=False)
+        ],
     }
 
 
-def _comparison_charts(groups: Sequence[Group], names: Mapping[str, str]) -> list[Markup]:
-    """A chart for every condition, all with the same limits."""
-    gains = [(group.mean["si_sdri"], group.interval["si_sdri"]) for group in groups]
-    ends = [mean + side * margin for mean, margin in gains for side in (-1, 1)]
-    limits = charts.shared_limits(pandas.Series([mean for mean, _ in gains] + ends))
-    by_condition: dict[str, list[Group]] = {}
-    for group in groups:
-        by_condition.setdefault(group.condition, []).append(group)
-    return [
-        Markup(charts.gains_by_noise_model(own, names, f"{corpus(condition)} noise", limits))
-        for condition, own in by_condition.items()
-    ]
-
-
-def _sets(results: Results, groups: Sequence[Group]) -> list[dict[str, Any]]:
+def _sets(results: Results, groups: pandas.DataFrame) -> list[dict[str, Any]]:
     """Charts and examples of every trained prior on every condition, in the order of `groups`."""
     scores = results.scores
     speech = scores[(scores.source != "noise") & ~scores.noise_model.isin(list(UNTRAINED))]
+    speech = speech[stratum(speech.speaker_seen).isin(groups.who)]
     limits = charts.shared_limits(speech.si_sdri)
-    sets = dict.fromkeys((group.noise_model, group.condition) for group in groups)
+    sets = dict.fromkeys(zip(groups.noise_model, groups.condition, strict=True))
     return [_set(results.examples, speech, *one, limits) for one in sets]
 
 

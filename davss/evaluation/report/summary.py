@@ -1,208 +1,134 @@
-"""Means and confidence intervals of the scores, by noise model, condition and number of speakers.
-
-A mixture counts once: its speakers' scores are averaged first, because they share one draw of the
-sampler. Intervals are 95 % Student intervals over mixtures.
-"""
+"""What the report says of the scores: groups of a table, differences, and figures for DVC."""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas
-from scipy import stats
+
+from davss.evaluation.records import COST
+from davss.evaluation.statistics import (
+    STRATA,
+    columns,
+    difference,
+    interval,
+    per_mixture,
+    strata,
+)
 
 SPEECH_METRICS = (
     "si_sdr_mixture",
     "si_sdr",
     "si_sdri",
+    "si_sir",
+    "si_sar",
     "pesq_mixture",
     "pesq",
     "estoi_mixture",
     "estoi",
 )
-COST_METRICS = ("residual_db", "seconds_taken", "evaluations")
 BETTER, UNSURE, WORSE, NONE = "better", "unsure", "worse", "none"
 # How the noise models without training are called; any other is a prior, named by its corpus.
 UNTRAINED = {"nmf": "NMF", "gaussian": "stationary Gaussian", "none": "none"}
 # What the noise prior is held against, and by how much the paper says it wins (SI-SDR in dB).
 BASELINE, CLAIMED_DB = "nmf", 2.0
+ALL = "all"  # conditions and numbers of speakers together
+CELL = ["condition", "num_speakers"]
 
 
-@dataclass(frozen=True)
-class Group:
-    """Results of one noise model, condition and number of speakers.
+def summarise(scores: pandas.DataFrame) -> pandas.DataFrame:
+    """A line for every noise model, condition, number of speakers, and whether training knew the
+    speakers (`who`), of rows of `davss.evaluation.scoring`, in their order.
 
-    `mean` and `interval` (half width, 95 %) by metric name: those of speech, `noise_si_sdr` of the
-    noise, and the cost of a mixture; NaN where there is nothing to average.
+    `mixtures`, `failed`, and each metric's mean and half width of its 95 % interval (`_ci`): those
+    of speech, `noise_si_sdr`, and the cost of a mixture; NaN where there is nothing to average.
+    `verdict` says whether speech is `better` or `worse` than the mixture, or `unsure`.
     """
-
-    noise_model: str
-    condition: str
-    num_speakers: int
-    mixtures: int
-    failed: int
-    mean: Mapping[str, float]
-    interval: Mapping[str, float]
-
-    @property
-    def matched(self) -> bool:
-        """Whether the noise prior was trained on this kind of noise."""
-        return self.noise_model == self.condition
-
-    @property
-    def trained(self) -> bool:
-        """Whether the noise model is a trained prior."""
-        return self.noise_model not in UNTRAINED
-
-    @property
-    def verdict(self) -> str:
-        """`better` or `worse` than the mixture in SI-SDR, `unsure` if the interval holds 0."""
-        gain, margin = self.mean["si_sdri"], self.interval["si_sdri"]
-        if math.isnan(gain):
-            return NONE
-        if gain <= 0:
-            return WORSE
-        return BETTER if gain - margin > 0 else UNSURE  # no interval: one mixture proves nothing
+    lines = []
+    for place, rows in scores.groupby(["noise_model", *CELL], sort=False):
+        noise = rows[rows.source == "noise"]
+        for who, own in strata(rows[rows.source != "noise"]):
+            gains, whole = per_mixture(own, "si_sdri"), noise[noise.key.isin(own.key)]
+            line: dict[str, Any] = dict(zip(("noise_model", *CELL), place, strict=True))
+            line |= {"who": who, "mixtures": len(gains), "failed": int(gains.isna().sum())}
+            for name in SPEECH_METRICS:
+                line |= columns(name, interval(per_mixture(own, name)))
+            line |= columns("noise_si_sdr", interval(whole.si_sdr))
+            for name in COST:
+                line |= columns(name, interval(whole[name][whole.error.isna()]))
+            # no interval: one mixture proves nothing
+            line["verdict"] = verdict(line["si_sdri"], line["si_sdri_ci"], 0.0)
+            lines.append(line)
+    return pandas.DataFrame(lines)
 
 
-@dataclass(frozen=True)
-class Difference:
-    """SI-SDR of a trained noise prior minus the baseline's over the same mixtures, in dB.
+def verdict(mean: float, half: float, bar: float) -> str:
+    """Whether a mean is above a bar, beyond the error (`better`), on average (`unsure`) or not."""
+    if math.isnan(mean):
+        return NONE
+    if mean <= bar:
+        return WORSE
+    return BETTER if mean - half > bar else UNSURE
 
-    `interval` is the half width (95 %), `mixtures` those that both have separated; condition and
-    num_speakers are None where the difference is over all of them.
+
+def paired_differences(scores: pandas.DataFrame) -> pandas.DataFrame:
+    """SI-SDR of every trained prior minus the baseline's over the same mixtures, in dB: over all of
+    them (condition and num_speakers are "all"), then by condition and number of speakers; empty
+    where either is missing. `verdict` says whether the paper's claim holds.
     """
-
-    noise_model: str
-    condition: str | None
-    num_speakers: int | None
-    mixtures: int
-    mean: float
-    interval: float
-
-    @property
-    def verdict(self) -> str:
-        """`better` if the paper's claim holds, `unsure` if only the mean does, else `worse`."""
-        if math.isnan(self.mean):
-            return NONE
-        if self.mean <= CLAIMED_DB:
-            return WORSE
-        return BETTER if self.mean - self.interval > CLAIMED_DB else UNSURE
+    speech = scores[scores.source != "noise"]
+    trained = [model for model in speech.noise_model.unique() if model not in UNTRAINED]
+    lines = []
+    for who, rows in strata(speech):
+        index = ["noise_model", *CELL, "key"]
+        values = per_mixture(rows, by=index).unstack("noise_model")
+        for model in trained if BASELINE in values else ():
+            cells = {(ALL, ALL): values, **dict(list(values.groupby(level=CELL, sort=False)))}
+            for (condition, count), own in cells.items():
+                mean, half, items = difference(own[model], own[BASELINE])
+                line = {"noise_model": model, "condition": condition, "num_speakers": count}
+                line |= {"who": who, "mixtures": items, "si_sdr": mean, "si_sdr_ci": half}
+                lines.append(line | {"verdict": verdict(mean, half, CLAIMED_DB)})
+    return pandas.DataFrame(lines)
 
 
-def summarise(scores: pandas.DataFrame, estimates: pandas.DataFrame) -> list[Group]:
-    """Groups in the order of `scores`.
-
-    `scores` has the columns of the score stage; `estimates` those of the separate stage, and
-    noise_model.
-    """
-    groups = []
-    for (model, condition, count), rows in scores.groupby(
-        ["noise_model", "condition", "num_speakers"], sort=False
-    ):
-        speech = rows[rows.source != "noise"]
-        noise = rows[rows.source == "noise"].set_index("key")["si_sdr"].rename("noise_si_sdr")
-        per_mixture = _per_mixture(speech, ["key"], SPEECH_METRICS)
-        failed = int(per_mixture.si_sdri.isna().sum())
-        own = estimates[(estimates.noise_model == model) & estimates.key.isin(per_mixture.index)]
-        cost = _finite(own[own.error.isna()].set_index("key")[list(COST_METRICS)])
-        columns = [per_mixture[name] for name in SPEECH_METRICS]
-        columns += [_finite(noise), *(cost[name] for name in COST_METRICS)]
-        summary = {str(column.name): _mean_interval(column) for column in columns}
-        groups.append(
-            Group(
-                noise_model=str(model),
-                condition=str(condition),
-                num_speakers=int(count),
-                mixtures=len(per_mixture),
-                failed=failed,
-                mean={name: value[0] for name, value in summary.items()},
-                interval={name: value[1] for name, value in summary.items()},
-            )
-        )
+def headline_of(groups: pandas.DataFrame) -> pandas.DataFrame:
+    """The groups of unseen speakers; where there are none, those of the next best known."""
+    for who in STRATA.values():
+        if len(groups) and (groups.who == who).any():
+            return groups[groups.who == who]
     return groups
 
 
-def paired_differences(scores: pandas.DataFrame) -> list[Difference]:
-    """Every trained prior against the baseline: over all mixtures, then by condition and number of
-    speakers. Empty where either is missing.
+def as_scores(groups: pandas.DataFrame, differences: pandas.DataFrame) -> str:
+    """All means, intervals and differences as JSON, a list of each."""
+    parts = {"groups": groups, f"minus_{BASELINE}": differences}
+    plain = {name: json.loads(part.to_json(orient="records")) for name, part in parts.items()}
+    return json.dumps(plain, indent=2) + "\n"
+
+
+def as_metrics(
+    groups: pandas.DataFrame,
+    differences: pandas.DataFrame,
+    model: str,
+    outcomes: Mapping[str, Mapping[str, float]],
+) -> str:
+    """The few figures that one compares between runs, as flat JSON with short names, so that a line
+    of `dvc metrics show` fits a terminal: mean SI-SDRi of noise model `model` by condition and
+    number of speakers, its gain in SI-SDR over the baseline, the denoising gain of every prior
+    (`outcomes` by its name), and how many mixtures failed. Of unseen speakers, if there are any.
     """
-    speech = scores[scores.source != "noise"]
-    settings = speech[["condition", "num_speakers"]].drop_duplicates()
-    index = ["noise_model", "condition", "num_speakers", "key"]
-    values = _per_mixture(speech, index, ["si_sdr"]).si_sdr.unstack("noise_model")
-    if BASELINE not in values:
-        return []
-    found = []
-    for model in speech.noise_model.unique():
-        if model in UNTRAINED:
-            continue
-        gains = values[model] - values[BASELINE]  # NaN unless both have the mixture
-        found.append(_difference(gains, model, None, None))
-        for condition, count in settings.itertuples(index=False):
-            own = gains.xs((condition, count), level=("condition", "num_speakers"))
-            found.append(_difference(own, model, condition, int(count)))
-    return found
-
-
-def _difference(
-    gains: pandas.Series, model: str, condition: str | None, count: int | None
-) -> Difference:
-    return Difference(model, condition, count, int(gains.count()), *_mean_interval(gains))
-
-
-def as_metrics(groups: Sequence[Group], differences: Sequence[Difference] = ()) -> dict[str, Any]:
-    """Plain values for `dvc metrics`: noise model → condition → speakers_K → metric, and under
-    noise_models MODEL_minus_BASELINE → all, or condition → speakers_K.
-    """
-    result: dict[str, Any] = {}
-    for group in groups:
-        values: dict[str, Any] = {"mixtures": group.mixtures, "failed": group.failed}
-        for name, mean in group.mean.items():
-            values[name] = _plain(mean)
-            if name in {"si_sdr", "si_sdri"}:
-                values[f"{name}_interval"] = _plain(group.interval[name])
-        conditions = result.setdefault(group.noise_model, {}).setdefault(group.condition, {})
-        conditions[f"speakers_{group.num_speakers}"] = values
-    for one in differences:
-        pairs = result.setdefault("noise_models", {})
-        place = pairs.setdefault(f"{one.noise_model}_minus_{BASELINE}", {})
-        name = "all"
-        if one.condition is not None:
-            place, name = place.setdefault(one.condition, {}), f"speakers_{one.num_speakers}"
-        place[name] = {
-            "mixtures": one.mixtures,
-            "si_sdr": _plain(one.mean),
-            "si_sdr_interval": _plain(one.interval),
-        }
-    return result
-
-
-def _per_mixture(
-    speech: pandas.DataFrame, index: list[str], metrics: Sequence[str]
-) -> pandas.DataFrame:
-    values = _finite(speech.set_index(index)[list(metrics)])
-    # skipna would let a mixture of which one speaker failed count by the others.
-    return values.groupby(level=index).agg(lambda column: column.mean(skipna=False))
-
-
-def _finite(values: Any) -> Any:
-    return values.astype(float).replace([math.inf, -math.inf], math.nan)
-
-
-def _mean_interval(column: pandas.Series) -> tuple[float, float]:
-    values = column.dropna().to_numpy()
-    if len(values) == 0:
-        return math.nan, math.nan
-    if len(values) == 1:
-        return float(values[0]), math.nan
-    error = values.std(ddof=1) / np.sqrt(len(values))
-    return float(values.mean()), float(stats.t.ppf(0.975, len(values) - 1) * error)
-
-
-def _plain(value: float) -> float | None:
-    return None if math.isnan(value) else round(value, 4)
+    own = headline_of(groups[groups.noise_model == model])
+    found: dict[str, float] = {
+        f"{g.condition}_{g.num_speakers}": g.si_sdri for g in own.itertuples()
+    }
+    for one in headline_of(differences).itertuples():
+        if (one.noise_model, one.condition) == (model, ALL):
+            found[f"over_{BASELINE}"] = one.si_sdr
+    found |= {f"gain_{name}": one.get("valid_gain", math.nan) for name, one in outcomes.items()}
+    plain = {name: None if np.isnan(value) else round(value, 2) for name, value in found.items()}
+    return json.dumps({**plain, "failed": int(own.failed.sum())}, indent=2) + "\n"
