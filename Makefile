@@ -4,13 +4,12 @@ VENV ?= .venv
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-BIN := $(if $(filter /%,$(VENV)),$(VENV),$(CURDIR)/$(VENV))/bin
-PIP := "$(BIN)/python" -m pip install --disable-pip-version-check --no-deps
+BIN := $(abspath $(VENV))/bin
 STAMP := $(VENV)/.installed
 # Stages are commands of DVC: they find their Python on the PATH.
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help env repro repository params test test-slow lint format browser clean
+.PHONY: help env repro params test test-slow lint format browser clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,25 +17,18 @@ help: ## print this list
 env: $(STAMP) ## build the environment in .venv
 
 $(STAMP): requirements.lock pyproject.toml
-	@found=$$("$(PYTHON)" --version 2>/dev/null || echo missing); \
-	"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	@found=$$($(PYTHON) --version 2>/dev/null || echo missing); \
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "error: $(PYTHON): $$found; davss needs Python 3.11 or newer, for instance" \
 	    "\`make $(or $(firstword $(MAKECMDGOALS)),env) PYTHON=python3.11\`" >&2; exit 2; }
-	@test -x "$(BIN)/python" || "$(PYTHON)" -m venv "$(VENV)" || { \
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
 	  echo "error: cannot create $(VENV); on Debian or Ubuntu: apt-get install python3-venv" >&2; exit 2; }
-	$(PIP) -r <(grep -v '^pesq==' requirements.lock)
-	@$(PIP) --quiet "$$(grep '^pesq==' requirements.lock)" 2>/dev/null || \
-	  echo "note: PESQ is left out of the scores; its package needs a C compiler and Python's headers" \
-	    "(on Debian or Ubuntu: apt-get install gcc python3-dev, then make -B env)" >&2
-	$(PIP) -e .
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -r requirements.lock
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -e .
 	@touch $@
 
-repro: repository $(STAMP) ## the whole experiment: environment, every stage, report/index.html
+repro: $(STAMP) ## the whole experiment: environment, every stage, report/index.html
 	dvc repro
-
-repository:
-	@git rev-parse --git-dir >/dev/null || { \
-	  echo "error: DVC needs a Git repository; clone davss, or run \`git init\` here" >&2; exit 2; }
 
 params: $(STAMP) ## compose params.yaml afresh from pipelines/conf
 	python -m pipelines.compose
@@ -62,6 +54,6 @@ browser: # the report page is tested in a headless Chromium
 	  && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium; then :; \
 	else echo "no Chromium on the PATH: the test of the report page will be skipped"; fi
 
-clean: ## remove what the stages wrote and the caches (not data/raw, .venv or the DVC cache)
-	rm -rf data/demo data/shards data/mixtures data/priors data/training data/estimates data/scores report storage wandb build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+clean: ## remove what the stages wrote and the caches (not data/raw, .venv, the storage or the DVC cache)
+	rm -rf data/demo data/shards data/mixtures data/priors data/training data/estimates data/scores report wandb build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -2,12 +2,15 @@
 
     python -m benchmarks.shards speed [--clips 256] [--seconds 8]
     python -m benchmarks.shards memory [--clips 1100000]
+    python -m benchmarks.shards loader [--clips 1100000]
     python -m benchmarks.shards braven [--clips 4]
 
 `speed` makes samples of noise and features as VoxCeleb2 with BRAVEn would have (16 kHz, 1024
 features) and times, one after the other on the same bytes: encoding and writing them; webdataset's
 own TarWriter and WebDataset; davss' reader of samples with all its checks; both with the members
 decoded. `memory` plans and writes the manifests of made-up clips and tells the process' peak.
+`loader` trains on nothing: batches of the paper profile from a corpus of that many clips whose
+shards are one file of 900 under many names, with two loader workers.
 `braven` makes features of noise with BRAVEn Large, whose weights are random, on one core or a GPU.
 """
 
@@ -20,37 +23,44 @@ import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import psutil
 import soundfile
 import torch
 import webdataset
 
+from davss.config import TrainingConfig
 from davss.corpora import RawClip
 from davss.networks import BRAVEn
 from davss.networks.visual import BravenLips
 from davss.shards import build  # noqa: F401  # what a driver imports
 from davss.shards.contract import AUDIO, LIPS, META, decode, encode
-from davss.shards.manifests import write_manifests
-from davss.shards.plan import ClipTable, plan_shards
-from davss.shards.tar import read_samples
-from davss.shards.writer import ShardResult
+from davss.shards.loader import training_loader, training_shards
+from davss.shards.manifests import ShardResult, write_manifests
+from davss.shards.members import PLACES, places_of, read_sample
+from davss.shards.plan import ClipTable, PlannedShard, plan_shards
 
-RATE, DIM, REPEATS = 16_000, 1024, 5
+RATE, DIM, REPEATS, CLIPS_PER_SHARD = 16_000, 1024, 5, 900
 
 
 def main(argv: list[str] | None = None) -> None:
     """Print one line for each number."""
     parser = argparse.ArgumentParser(prog="benchmarks.shards", description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=["speed", "memory", "braven"])
-    parser.add_argument("--clips", type=int, help="default: 256; memory: 1,100,000; braven: 4")
+    parser.add_argument("what", choices=["speed", "memory", "loader", "braven"])
+    parser.add_argument(
+        "--clips", type=int, help="default: 256; memory, loader: 1,100,000; braven: 4"
+    )
     parser.add_argument("--seconds", type=float, default=8.0, help="length of a clip")
     arguments = parser.parse_args(argv)
     if arguments.what == "memory":
         memory(arguments.clips or 1_100_000)
+    elif arguments.what == "loader":
+        loader(arguments.clips or 1_100_000, arguments.seconds)
     elif arguments.what == "braven":
         braven(arguments.clips or 4, arguments.seconds)
     else:
@@ -67,12 +77,13 @@ def speed(count: int, seconds: float) -> None:
         report("encode members", time.perf_counter() - started, count, seconds)
         for number, sample in enumerate(samples):
             sample["__key__"] = f"{sample['__key__']}-{number}"
+        places = write(samples, path)
         runs: dict[str, Callable[[], None]] = {
             "write, webdataset": lambda: write(samples, path),
             "read, webdataset": lambda: drain(plain(path)),
-            "read, davss": lambda: drain(own(path)),
+            "read, davss": lambda: drain(own(path, places)),
             "read and decode, webdataset": lambda: drain(map(decode_plainly, plain(path))),
-            "read and decode, davss": lambda: drain(map(decode, own(path))),
+            "read and decode, davss": lambda: drain(map(decode, own(path, places))),
         }
         times: dict[str, list[float]] = {name: [] for name in runs}
         for _ in range(REPEATS):
@@ -95,16 +106,48 @@ def memory(count: int) -> None:
     started = time.perf_counter()
     table = ClipTable(clips(count))
     digest = table.digest()
-    shards = plan_shards(table, 900)
+    shards = plan_shards(table, CLIPS_PER_SHARD)
     planned = time.perf_counter()
     with TemporaryDirectory() as folder:
-        write_manifests(results(table, shards), Path(folder))
+        write_manifests(results(table, shards, np.zeros((1, 6), int), 1), Path(folder))
         size = sum(path.stat().st_size for path in Path(folder).iterdir())
     written = time.perf_counter()
     print(f"{count} clips in {len(shards)} shards, plan {digest[:12]}")
     print(f"plan: {planned - started:.1f} s, manifests: {written - planned:.1f} s")
     print(f"manifests: {size / 1e6:.0f} MB")
     print(f"peak memory: {peak():.0f} MB, of which {before:.0f} MB before, of imports")
+
+
+def loader(count: int, seconds: float, items: int = 3200) -> None:
+    """Items that two loader workers make per second of their time, and memory of their own."""
+    made = [encode(*recording(index, seconds)) for index in range(16)]
+    samples = [made[n % 16] | {"__key__": f"k-{n}"} for n in range(CLIPS_PER_SHARD)]
+    table = ClipTable(clips(count))
+    shards = plan_shards(table, CLIPS_PER_SHARD)
+    with TemporaryDirectory() as folder:
+        root = Path(folder)
+        places = write(samples, root / "shard.tar")
+        size = (root / "shard.tar").stat().st_size
+        write_manifests(results(table, shards, places, size), root)
+        for shard in shards:
+            (root / f"{shard.name}.tar").hardlink_to(root / "shard.tar")
+        batches = training_loader(
+            training_shards(root, root, "train", crop_samples=4 * RATE, sample_rate=RATE),
+            crop_samples=4 * RATE,
+            sample_rate=RATE,
+            batch_size=16,
+            seed=0,
+            num_workers=2,
+            shuffle_buffer=TrainingConfig().shuffle_buffer,
+        )
+        next(batches)
+        workers = psutil.Process().children()
+        before = sum(sum(worker.cpu_times()[:2]) for worker in workers)
+        drain(islice(batches, items // 16))
+        taken = sum(sum(worker.cpu_times()[:2]) for worker in workers) - before
+        memory = max(worker.memory_full_info().uss for worker in workers)
+        print(f"{count} clips in {len(shards)} shards: {items / taken:.0f} items/s of a core")
+        print(f"own memory of a loader worker: {memory / 1e6:.0f} MB")
 
 
 def braven(count: int, seconds: float) -> None:
@@ -138,21 +181,23 @@ def clips(count: int) -> Iterator[RawClip]:
         yield RawClip(key, split, speaker, source, path, path)
 
 
-def results(table: ClipTable, shards: list[Any]) -> Iterator[ShardResult]:
+def results(
+    table: ClipTable, shards: list[PlannedShard], places: np.ndarray, size: int
+) -> Iterator[ShardResult]:
     """What a build would have noted of every shard; one clip in fifty is a reject."""
+    meta = {"num_samples": 128_000, "num_frames": 200, "seconds": 8.0, "sample_rate": RATE}
     for shard in shards:
-        name = f"shards/voxceleb2/{shard.name}-0123456789ab.tar"
-        result = ShardResult({"shard": name, "split": shard.split, "bytes": 1, "sha256": "0" * 64})
+        row = {"shard": f"{shard.name}.tar", "split": shard.split, "bytes": size}
+        row |= {"sha256": "0" * 64, "samples": 882, "seconds": 7056.0, "schema_version": 1}
+        result = ShardResult(row)
         for number, clip in enumerate(table.clips(shard.rows)):
-            digest = f"{number:064x}"
+            facts = {"split": clip.split, "source_sha256": f"{number:064x}"}
             if number % 50 == 0:
-                row = {"path": clip.source, "split": clip.split, "reason": "no face found"}
-                result.rejects.append(row | {"source_sha256": digest})
+                result.rejects.append(facts | {"path": clip.source, "reason": "no face found"})
                 continue
-            row = {"key": clip.key, "split": clip.split, "speaker": clip.speaker, "shard": name}
-            row |= {"num_samples": 128_000, "num_frames": 200, "seconds": 8.0}
-            row |= {"sample_rate": RATE, "source": clip.source, "source_sha256": digest}
-            result.clips.append(row)
+            facts |= {"key": clip.key, "speaker": clip.speaker, "source": clip.source}
+            where = zip(PLACES, places[number % len(places)].tolist(), strict=True)
+            result.clips.append(facts | meta | {"shard": row["shard"]} | dict(where))
         yield result
 
 
@@ -165,11 +210,14 @@ def recording(index: int, seconds: float) -> tuple:
     return f"k-{index}", audio, rng.standard_normal((frames, DIM)), meta | {"sample_rate": RATE}
 
 
-def write(samples: list[dict[str, Any]], path: Path) -> None:
-    """As davss writes: webdataset's writer does the work."""
-    with open(path, "wb") as stream, webdataset.TarWriter(stream, encoder=False) as writer:
+def write(samples: list[dict[str, Any]], path: Path) -> np.ndarray:
+    """As davss writes: webdataset's writer does the work. Where the members lie (N, 6)."""
+    places = []
+    with open(path, "wb") as stream, webdataset.TarWriter(stream, encoder=False, mtime=0) as writer:
         for sample in samples:
+            places.append(list(places_of(sample, writer.tarstream.offset).values()))
             writer.write(sample)
+    return np.array(places)
 
 
 def plain(path: Path) -> Iterator[dict[str, Any]]:
@@ -177,10 +225,11 @@ def plain(path: Path) -> Iterator[dict[str, Any]]:
     return iter(webdataset.WebDataset(str(path), shardshuffle=False))
 
 
-def own(path: Path) -> Iterator[dict[str, Any]]:
+def own(path: Path, places: np.ndarray) -> Iterator[dict[str, Any]]:
     """Samples by davss."""
-    with open(path, "rb") as stream:
-        yield from read_samples(stream, str(path))
+    for of_clip in places:
+        with open(path, "rb") as stream:
+            yield read_sample(stream, of_clip, str(path))
 
 
 def decode_plainly(sample: dict[str, Any]) -> tuple:

@@ -29,6 +29,8 @@ from davss.config import DiffusionConfig, NetworkConfig, TrainingConfig
 from davss.diffusion.prior import NoisePrior, PriorInfo
 from davss.shards.contract import decode, encode
 from davss.shards.loader import Batch, Shard, training_loader
+from davss.shards.members import places_of
+from davss.storage import LocalStore
 from davss.training.checkpoint import TrainingState
 from davss.training.ema import Ema
 from davss.training.job import Worker
@@ -43,14 +45,16 @@ TINY = NetworkConfig(nf=8, ch_mult=(1, 1), n_fft=126, hop_length=64)
 
 def write_shard(path: Path) -> Shard:
     """Clips of noise with a falling spectrum, as compressible as speech or less."""
-    rng = np.random.default_rng(0)
-    with webdataset.TarWriter(str(path), encoder=False) as writer:
+    rng, places = np.random.default_rng(0), []
+    with webdataset.TarWriter(str(path), encoder=False, mtime=0) as writer:
         for number in range(CLIPS):
             white = rng.standard_normal(int(RATE * SECONDS))
             audio = np.convolve(white, 0.9 ** np.arange(40), "same") * 0.02
             meta = {"split": "train", "speaker": "s", "source": "s", "sample_rate": RATE}
-            writer.write(encode(f"clip-{number:03d}", audio.clip(-1, 1), None, meta))
-    return Shard(str(path), CLIPS)
+            sample = encode(f"clip-{number:03d}", audio.clip(-1, 1), None, meta)
+            places.append(list(places_of(sample, writer.tarstream.offset).values()))
+            writer.write(sample)
+    return Shard(LocalStore(path.parent), path.name, np.array(places))
 
 
 def loader(shard: Shard, crop: int, batch: int, **more: int) -> Iterator[Batch]:
@@ -75,7 +79,7 @@ def plain_batches(shard: Shard, crop: int, batch: int) -> Iterator[torch.Tensor]
     rng = np.random.default_rng(0)
     while True:
         crops = []
-        for sample in webdataset.WebDataset(shard.location, shardshuffle=False):
+        for sample in webdataset.WebDataset(shard.store.locate(shard.name), shardshuffle=False):
             audio = decode(sample).audio
             audio = audio * (0.05 / np.sqrt(np.mean(np.square(audio))))
             start = int(rng.integers(len(audio) - crop + 1))

@@ -28,8 +28,7 @@ import yaml
 from cluster import jobs
 from cluster.stages import Stage, commit, read_stage, ship
 from davss.errors import DavssError
-from davss.storage import STATE, VARIABLE, publish, storage_root
-from davss.storage.stores import S3
+from davss.storage import S3, STATE, VARIABLE, publish, storage_root
 from pipelines import run
 
 RUNTIME_ENV = Path(__file__).parent / "runtime_env.yaml"

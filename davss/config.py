@@ -29,6 +29,8 @@ from davss.errors import DavssError
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
+Corpus = Literal["voxceleb2", "speech", "wham", "dns"]
+SPEECH_CORPUS: Corpus = "voxceleb2"  # the one with lips
 NoiseModel = Literal["nmf", "gaussian", "none"]  # those that are not trained
 ExperimentName = Literal["noise_models", "lips", "conditions", "cost", "quality"]
 Fraction = Annotated[float, Field(ge=0, le=1)]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from davss.config import SPEECH_CORPUS
 from davss.evaluation.mixtures import Library
 from davss.shards.reader import ShardReader
 from davss.storage import shard_store
-
-SPEECH_CORPUS = "voxceleb2"
 
 
 def open_shards(corpus: str, split: str = "test") -> ShardReader:

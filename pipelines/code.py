@@ -10,12 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 from davss.code import PACKAGES, closure
+from davss.config import Corpus
 from davss.storage import publish
 
 ROOT = Path(__file__).parents[1]
-READERS = {f"davss/corpora/{corpus}.py" for corpus in ("dns", "speech", "voxceleb2", "wham")}
+READERS = {f"davss/corpora/{corpus}.py" for corpus in get_args(Corpus)}
 READER = "davss/corpora/${key}.py"  # a corpus' shards depend on its own reader
 _DEP = re.compile(rf"( +- )((?:{'|'.join(PACKAGES)})/[^ \n]+)")
 

@@ -28,7 +28,7 @@ SECTIONS: dict[str, Any] = {
     "noise_models": list[Literal[NoiseCorpus, config.NoiseModel]],
     "conditions": list[NoiseCorpus],
     "demo_corpora": list[Literal["demo"]],
-    "corpora": dict[Literal["voxceleb2", "speech", "wham", "dns"], config.CorpusConfig],
+    "corpora": dict[config.Corpus, config.CorpusConfig],
     "demo": config.DemoConfig,
     "shards": config.ShardsConfig,
     "speech_prior": config.PriorConfig,

@@ -25,6 +25,7 @@ import pandas
 import torch
 
 from davss.config import (
+    SPEECH_CORPUS,
     ExperimentConfig,
     ExperimentName,
     SamplerConfig,
@@ -45,7 +46,7 @@ from davss.evaluation.tables import markdown
 from davss.evaluation.trials import Trial, as_frame
 from davss.storage import publish
 from pipelines import run
-from pipelines.clips import SPEECH_CORPUS, open_shards
+from pipelines.clips import open_shards
 from pipelines.evaluating import PEERS, make_job, num_actors, peers_python
 
 NOISES = ("wham", "dns")

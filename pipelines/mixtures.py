@@ -10,11 +10,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from davss.config import MixturesConfig, load_section
+from davss.config import SPEECH_CORPUS, MixturesConfig, load_section
 from davss.evaluation.mixtures import plan_mixtures
 from davss.storage import publish
 from pipelines import run
-from pipelines.clips import SPEECH_CORPUS, open_shards
+from pipelines.clips import open_shards
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pandas
 
-from davss.config import ReportConfig, SamplerConfig, load_section, to_dict
+from davss.config import SPEECH_CORPUS, ReportConfig, SamplerConfig, load_section, to_dict
 from davss.evaluation.mixtures import rows_of
 from davss.evaluation.records import read_estimate, read_manifest, read_trace
 from davss.evaluation.report.examples import Example, choose
@@ -32,7 +32,7 @@ from davss.evaluation.report.summary import (
 from davss.storage import publish, storage_root
 from davss.training.tracking import git_revision
 from pipelines import run
-from pipelines.clips import SPEECH_CORPUS, open_library
+from pipelines.clips import open_library
 
 SPEECH = "speech"
 OUT = Path("report")

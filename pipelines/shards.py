@@ -10,8 +10,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
-from davss.config import CorpusConfig, ShardsConfig, load_section
+from davss.config import SPEECH_CORPUS, Corpus, CorpusConfig, ShardsConfig, load_section
 from davss.corpora import RawClip, dns, speech, voxceleb2, wham
 from davss.shards.build import build_shards
 from davss.shards.encoders import given_encoder
@@ -23,7 +24,7 @@ from pipelines import run
 def scan(corpus: str, corpus_config: CorpusConfig, config: ShardsConfig) -> Iterator[RawClip]:
     """Clips of one of the corpora."""
     root = corpus_config.root
-    if corpus == "voxceleb2":
+    if corpus == SPEECH_CORPUS:
         by, without_video = config.validation_by, corpus_config.without_video
         return voxceleb2.scan(root, config.validation_fraction, by, without_video)
     if corpus == "wham":
@@ -36,13 +37,13 @@ def scan(corpus: str, corpus_config: CorpusConfig, config: ShardsConfig) -> Iter
 def main(argv: list[str] | None = None) -> None:
     """Build the shards of one corpus."""
     parser = argparse.ArgumentParser(prog="pipelines.shards", description=__doc__.split("\n")[0])
-    parser.add_argument("corpus", choices=["voxceleb2", "speech", "wham", "dns"])
+    parser.add_argument("corpus", choices=get_args(Corpus))
     parser.add_argument("--params", default="params.yaml", help="settings (default: params.yaml)")
     arguments = parser.parse_args(argv)
     corpus = arguments.corpus
     corpus_config = load_section(arguments.params, f"corpora.{corpus}", CorpusConfig)
     config = load_section(arguments.params, "shards", ShardsConfig)
-    if corpus == "voxceleb2":
+    if corpus == SPEECH_CORPUS:
         given_encoder(config)  # before a million files are listed
     clips = Watched(scan(corpus, corpus_config, config))
     manifest_dir = Path("data/shards") / corpus

@@ -16,7 +16,7 @@ import pandas
 
 from davss import config
 from davss.code import code_digest
-from davss.config import AugmentConfig, PriorConfig, ShardsConfig, TrainingConfig
+from davss.config import SPEECH_CORPUS, AugmentConfig, PriorConfig, ShardsConfig, TrainingConfig
 from davss.diffusion.prior import NoisePrior, PriorInfo, SpeechPrior, load_prior
 from davss.diffusion.public import source_digest
 from davss.errors import DavssError
@@ -31,12 +31,11 @@ from davss.training.separation import ValidationMixtures, mix_noises, mix_voices
 from davss.training.validation import ValidationClips, load_clips
 from davss.training.warm_start import warm_start
 
-SPEECH, SPEECH_CORPUS = "speech", "voxceleb2"
+SPEECH = "speech"
 # Settings that change no weight, but for rounding. What `init_from` names is among the data.
 _HOW = {
     *("max_batch_per_worker", "loader_workers", "keep_checkpoints", "hang_factor", "hang_seconds"),
-    *("validate_every", "checkpoint_every", "separate_every"),
-    *("validation_mixtures", "validation_sampler_steps"),
+    *("separate_every", "validation_mixtures", "validation_sampler_steps"),
     *("validation_speech_prior", "init_from"),
 }
 
@@ -93,7 +92,6 @@ def make_job(name: str, params: Path, mode: str) -> TrainingJob:
             sigma_data=diffusion.sigma_data,
             audio_only=audio_only,
             audio_only_fraction=training.audio_only_fraction,
-            cache=storage_root().resolve() / "cache",
             augment=training.augment,
         ),
         validation_clips=partial(

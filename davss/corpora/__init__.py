@@ -6,15 +6,15 @@ clips take them little memory. What they leave out they tell (`tell`).
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from davss.corpora.listing import S3, list_folder
+from davss.corpora.listing import list_folder
 from davss.errors import DavssError
-
-SPLITS = ("train", "valid", "test")
+from davss.seeds import number_of
+from davss.shards.contract import SPLITS
+from davss.storage import S3
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class RawClip:
 
 def hash_fraction(text: str) -> float:
     """A number in [0, 1) that depends on `text` alone: splits stay put when clips come or go."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+    return number_of(text, "big") / 2**64
 
 
 def split_of(text: str, fractions: tuple[float, float, float], setting: str) -> str:

@@ -28,6 +28,7 @@ from davss.corpora.demo_head import SIZE, draw_identity
 from davss.corpora.demo_speech import RATE, cut_clips, motion_of_speech, speech_stream
 from davss.errors import DavssError
 from davss.media.audio import read_audio, require_sound, resample
+from davss.seeds import number_of
 
 CLIPS_PER_SESSION = 6
 WHAM_SPLITS = {"tr": (0.0, 0.7), "cv": (0.7, 0.8), "tt": (0.8, 1.0)}
@@ -207,5 +208,4 @@ def _video_id(session: Session) -> str:
 
 
 def _seed(*parts: object) -> int:
-    text = "/".join(str(part) for part in parts)
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+    return number_of("/".join(str(part) for part in parts))

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from davss.errors import DavssError
-
-S3 = "s3://"
+from davss.storage import S3, open_store
 
 
 def list_files(root: str | Path, folder: str = "") -> Iterator[str]:
@@ -19,8 +18,6 @@ def list_files(root: str | Path, folder: str = "") -> Iterator[str]:
     is not UTF-8, which no manifest could hold.
     """
     if str(root).startswith(S3):
-        from davss.storage import open_store
-
         names = (entry.name for entry in open_store(str(root)).list(folder))
         yield from (name for name in names if "/." not in f"/{name}")
     elif (Path(root) / folder).is_dir():

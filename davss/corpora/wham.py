@@ -13,9 +13,10 @@ from pathlib import Path, PurePosixPath
 import soundfile
 
 from davss.corpora import RawClip, place, require_root, tell, wrong_layout
-from davss.corpora.listing import S3, has_folder, list_files
+from davss.corpora.listing import has_folder, list_files
 from davss.errors import DavssError
 from davss.shards.contract import make_key
+from davss.storage import S3
 
 SETTING = "corpora.wham"
 LAYOUT = "wham_noise/{tr,cv,tt}/*.wav (16 kHz)"

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from davss.diffusion.prior import NoisePrior, SpeechPrior
+from davss.media import FPS
 
 SIGMAS = (0.001, 0.004, 0.016, 0.063, 0.25, 1.0)  # those of validation
-_BATCH, _SECONDS, _VIDEO_RATE = 2, 1.0, 25
+_BATCH, _SECONDS = 2, 1.0
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def rounding_cost(
     clean = _coloured(round(_SECONDS * prior.sample_rate), prior.sigma_data, generator)
     lips = None
     if isinstance(prior, SpeechPrior):
-        frames = round(_SECONDS * _VIDEO_RATE)
+        frames = round(_SECONDS * FPS)
         lips = torch.randn(_BATCH, frames, prior.visual_encoder.dim, generator=generator)
     costs = []
     for sigma in SIGMAS:

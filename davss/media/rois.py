@@ -8,10 +8,10 @@ import h5py
 import numpy as np
 
 from davss.errors import DavssError
+from davss.media import CROP
 from davss.media.decoding import require_file
 
 ROI = ".h5"
-CROP = 96
 
 
 def read_rois(path: str | Path) -> np.ndarray:

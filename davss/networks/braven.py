@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from davss.errors import DavssError
+from davss.media import CROP
 
-CROP_SIZE = 96  # mouth crops as they come
-FRAME_SIZE = 88  # their centre, what the network sees
+FRAME_SIZE = 88  # the centre of mouth crops, what the network sees
 MEAN, STD = 0.421, 0.165  # of grey values in [0, 1]
 CHUNK = 64  # frames that pass the convolutions at once: about 200 MB, whatever the clips' length
 HALO = 2  # frames on either side that the first convolution sees
@@ -32,13 +32,13 @@ def preprocess(crops: np.ndarray) -> Tensor:
 
     Raises DavssError for any other shape or type, or no frames.
     """
-    square = crops.ndim == 3 and crops.shape[1:] == (CROP_SIZE, CROP_SIZE)
+    square = crops.ndim == 3 and crops.shape[1:] == (CROP, CROP)
     if not square or crops.dtype != np.uint8 or len(crops) == 0:
         raise DavssError(
             f"mouth crops of shape {crops.shape}, {crops.dtype}; expected "
-            f"(V, {CROP_SIZE}, {CROP_SIZE}), uint8, at least one frame"
+            f"(V, {CROP}, {CROP}), uint8, at least one frame"
         )
-    centre = slice((CROP_SIZE - FRAME_SIZE) // 2, (CROP_SIZE + FRAME_SIZE) // 2)
+    centre = slice((CROP - FRAME_SIZE) // 2, (CROP + FRAME_SIZE) // 2)
     grey = crops[:, centre, centre].astype(np.float32) / 255
     return torch.from_numpy((grey - MEAN) / STD)
 

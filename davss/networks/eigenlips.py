@@ -19,11 +19,11 @@ import safetensors
 from safetensors.numpy import save_file
 
 from davss.errors import DavssError
+from davss.media import CROP
 from davss.storage import publish
 
-CROP_SIZE = 96
 REDUCTION = 3  # 96×96 → 32×32: mouths move in blobs, and the covariance stays small
-_PIXELS = (CROP_SIZE // REDUCTION) ** 2
+_PIXELS = (CROP // REDUCTION) ** 2
 
 
 class VisualEncoder(Protocol):
@@ -114,11 +114,9 @@ class Eigenlips:
 
 def _reduce(mouth: np.ndarray) -> np.ndarray:
     """Crops (V, 96, 96) → float64 (V, P): area-averaged, clip mean and contrast removed."""
-    if mouth.ndim != 3 or mouth.shape[1:] != (CROP_SIZE, CROP_SIZE) or len(mouth) == 0:
-        raise DavssError(
-            f"mouth crops of shape {mouth.shape}; expected (V, {CROP_SIZE}, {CROP_SIZE})"
-        )
-    side = CROP_SIZE // REDUCTION
+    if mouth.ndim != 3 or mouth.shape[1:] != (CROP, CROP) or len(mouth) == 0:
+        raise DavssError(f"mouth crops of shape {mouth.shape}; expected (V, {CROP}, {CROP})")
+    side = CROP // REDUCTION
     blocks = mouth.reshape(len(mouth), side, REDUCTION, side, REDUCTION)
     pixels = blocks.mean(axis=(2, 4), dtype=np.float64).reshape(len(mouth), _PIXELS)
     mean = pixels.mean(axis=0)

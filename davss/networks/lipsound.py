@@ -19,6 +19,7 @@ import torchaudio
 from safetensors.numpy import save_file
 
 from davss.errors import DavssError
+from davss.media import FPS
 from davss.networks.eigenlips import Eigenlips
 from davss.storage import publish
 
@@ -26,7 +27,6 @@ BANDS = 20
 CONTEXT = 6  # frames before and behind that a prediction sees
 FLOOR_DB = -60.0  # below the mean power of a clip: silence is silence
 RIDGE = 1e-2  # of the mean variance of a feature
-FPS = 25
 
 
 class LipSound:

@@ -3,7 +3,6 @@
 Shapes: S draws · B batch · M sources · T samples.
 """
 
-import hashlib
 from collections.abc import Sequence
 
 import torch
@@ -14,6 +13,7 @@ from davss.posterior.daps import daps
 from davss.posterior.dps import dps
 from davss.posterior.residual import dirac, pseudo
 from davss.posterior.steps import Callback, Denoise
+from davss.seeds import number_of
 
 SAMPLERS = {"dps": dps, "daps": daps, "pseudo": pseudo, "dirac": dirac}
 
@@ -72,5 +72,4 @@ def gentler(sampler: SamplerConfig) -> SamplerConfig:
 
 def generator(seed: int, key: str) -> torch.Generator:
     """The random generator of one item: it depends on (seed, key) and on nothing else."""
-    value = int.from_bytes(hashlib.sha256(f"{seed}/{key}".encode()).digest()[:8], "little")
-    return torch.Generator().manual_seed(value % 2**63)
+    return torch.Generator().manual_seed(number_of(f"{seed}/{key}") % 2**63)

@@ -21,12 +21,14 @@ import numpy as np
 import soundfile
 
 from davss.errors import DavssError
+from davss.media import FPS
 
 SCHEMA_VERSION = 1
-FPS = 25
+SPLITS = ("train", "valid", "test")
 AUDIO, LIPS, META = "audio.flac", "lips.npy", "meta.json"
-META_FIELDS = {"schema_version", "split", "speaker", "source", "sample_rate", "num_samples"}
-META_FIELDS |= {"num_frames", "rms"}
+META_FIELDS: dict[str, tuple[type, ...]] = {"schema_version": (int,), "sample_rate": (int,)}
+META_FIELDS |= {"split": (str,), "speaker": (str,), "source": (str,), "rms": (float, int)}
+META_FIELDS |= {"num_samples": (int,), "num_frames": (int, type(None))}
 Crop = Callable[[str, dict[str, Any]], tuple[int, int]]
 _KEY = re.compile(r"[a-z0-9_-]+")
 _KEY_LENGTH = 75  # tar headers hold names of 100 bytes
@@ -112,16 +114,17 @@ def decode(sample: dict[str, Any], crop: Crop | None = None) -> Clip:
     if missing:
         raise DavssError(f"{key}: member {min(missing)} is missing; rebuild the shard")
     meta = decode_meta(key, sample[META])
+    rate = meta["sample_rate"]
     start, length = (0, meta["num_samples"]) if crop is None else crop(key, meta)
-    audio, rate, whole = _decode_audio(key, sample[AUDIO], start, length)
-    if (whole, rate) != (meta["num_samples"], meta["sample_rate"]):
-        raise DavssError(f"{key}: {AUDIO} disagrees with {META}; rebuild the shard")
+    audio = _decode_audio(key, sample[AUDIO], meta, start, length)
     lips = None
     if LIPS in sample:
         features = _decode_lips(key, sample[LIPS])
-        _check_length(key, whole, rate, features)
+        _check_length(key, meta["num_samples"], rate, features)
         first = start // samples_per_frame(rate)
         lips = features[first : first + frames_of(length, rate)].astype(np.float32)
+    if meta["num_frames"] != (len(features) if LIPS in sample else None):
+        raise DavssError(f"{key}: {LIPS} disagrees with {META}; rebuild the shard")
     return Clip(key, audio, rate, lips, meta)
 
 
@@ -129,11 +132,15 @@ def decode_meta(key: str, data: bytes) -> dict[str, Any]:
     """The checked contents of `KEY.meta.json`."""
     try:
         meta = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise DavssError(f"{key}: {META} is not JSON; rebuild the shard") from None
-    absent = META_FIELDS - set(meta if isinstance(meta, dict) else ())
-    if absent:
-        raise DavssError(f"{key}: {META} lacks '{min(absent)}'; rebuild the shard")
+    if not isinstance(meta, dict):
+        meta = {}
+    for name, kinds in META_FIELDS.items():
+        if name not in meta:
+            raise DavssError(f"{key}: {META} lacks '{name}'; rebuild the shard")
+        if type(meta[name]) not in kinds or (name == "rms" and not 0 <= meta[name] <= 1):
+            raise DavssError(f"{key}: {META} has a wrong '{name}'; rebuild the shard")
     if meta["schema_version"] != SCHEMA_VERSION:
         raise DavssError(
             f"{key}: shard contract v{meta['schema_version']}, this davss reads v{SCHEMA_VERSION}; "
@@ -142,30 +149,37 @@ def decode_meta(key: str, data: bytes) -> dict[str, Any]:
     return meta
 
 
-def _decode_audio(key: str, data: bytes, start: int, length: int) -> tuple[np.ndarray, int, int]:
-    """Samples from `start`, as many as `length` or there are; rate; length of the whole."""
+def _decode_audio(
+    key: str, data: bytes, meta: dict[str, Any], start: int, length: int
+) -> np.ndarray:
+    """Samples from `start`, as many as `length` or there are."""
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
-            channels, rate, whole = file.channels, file.samplerate, file.frames
+            facts = (file.frames, file.samplerate, file.channels)
+            if facts != (meta["num_samples"], meta["sample_rate"], 1):
+                raise DavssError(f"{key}: {AUDIO} disagrees with {META}; rebuild the shard")
             if start:
                 file.seek(start)
             audio = file.read(length, dtype="float32")
+            whole = len(audio) >= min(length, file.frames - start)
     except (soundfile.LibsndfileError, RuntimeError):
-        raise DavssError(f"{key}: {AUDIO} cannot be decoded; rebuild the shard") from None
-    if channels != 1:
-        raise DavssError(f"{key}: {AUDIO} has {channels} channels, expected one")
-    if len(audio) < min(length, whole - start):
+        whole = False
+    if not whole:
         raise DavssError(f"{key}: {AUDIO} cannot be decoded; rebuild the shard")
-    return audio, rate, whole
+    return audio
 
 
 def _decode_lips(key: str, data: bytes) -> np.ndarray:
+    stream = io.BytesIO(data)
     try:
-        lips = np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError, OSError):
+        if np.lib.format.read_magic(stream) != (1, 0):
+            raise ValueError
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+        lips = np.frombuffer(data, dtype, offset=stream.tell()).reshape(shape)
+    except (ValueError, TypeError, OverflowError, SyntaxError):
         raise DavssError(f"{key}: {LIPS} is not a plain array; rebuild the shard") from None
-    if lips.ndim != 2 or lips.dtype != np.float16:
-        raise DavssError(f"{key}: {LIPS} is {lips.dtype} {lips.shape}, expected float16 (V, D)")
+    if lips.ndim != 2 or dtype != np.float16 or fortran:
+        raise DavssError(f"{key}: {LIPS} is {dtype} {shape}, expected float16 (V, D)")
     return lips
 
 

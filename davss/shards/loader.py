@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,17 +25,11 @@ from davss.config import AugmentConfig
 from davss.errors import DavssError
 from davss.shards import augment as variations
 from davss.shards.contract import Clip, decode, frames_of, samples_per_frame
+from davss.shards.members import MEND, PLACES
 from davss.shards.order import Order
-from davss.shards.reader import (
-    check_shard,
-    index_shard,
-    read_clips_manifest,
-    read_members,
-    read_shards_manifest,
-)
+from davss.shards.reader import read_clips_manifest, read_shards_manifest, sample_of
 from davss.storage import Store, open_store
 
-_INDEXED = 64  # shards whose members a loader worker remembers
 _MAIN, _AUDIO_ONLY = 0, 1  # streams of clips, each with its own order
 
 
@@ -54,10 +47,11 @@ class Batch(NamedTuple):
 
 
 class Shard(NamedTuple):
-    """Path or URL of a shard, and the number of its clips."""
+    """A shard in its store, and where the members of its clips lie: (N, 6), see members.PLACES."""
 
-    location: str
-    num_clips: int
+    store: Store
+    name: str
+    places: np.ndarray
 
 
 def training_shards(
@@ -87,10 +81,16 @@ def training_shards(
             "training.crop_seconds"
         )
     store = open_store(storage)
-    counts = clips.groupby("shard").size()
     names = read_shards_manifest(manifest_dir, store, split)
     # Sorted by name: the order of an epoch must not depend on the order of a manifest.
-    return [Shard(store.locate(name), int(counts[name])) for name in sorted(names)]
+    rows = clips.sort_values(["shard", "audio_offset"])
+    shards = [
+        Shard(store, str(name), of_shard[PLACES].to_numpy())
+        for name, of_shard in rows.groupby("shard", sort=False)
+    ]
+    if {shard.name for shard in shards} != set(names):
+        raise DavssError(f"{manifest}: its shards are not those of {split}.parquet; {MEND}")
+    return shards
 
 
 def training_loader(
@@ -110,28 +110,24 @@ def training_loader(
     sigma_data: float = 0.05,
     audio_only: Sequence[Shard] = (),
     audio_only_fraction: float = 0.0,
-    cache: Path | None = None,
     augment: AugmentConfig | None = None,
 ) -> Iterator[Batch]:
     """Endless batches of random crops (B, T), with lips (B, V, D) where clips have them.
 
-    `batch_size` is that of all ranks together; this rank gets its share of it (`shares`), in pieces
+    `batch_size` is that of all ranks together; this rank gets its share of it (`shares`), in parts
     of at most `max_batch`. Of the items a fraction comes from the shards `audio_only`, without
     their lips; `augment` varies the crops of the others. The whole clip is scaled to RMS sigma_data
-    times a gain drawn uniformly in dB from `gain_db` (docs/method.md §2). Shards of a bucket are
-    copied to `cache`. Raises DavssError when a shard is missing or damaged, or a clip is shorter
-    than the crop.
+    times a gain drawn uniformly in dB from `gain_db` (docs/method.md §2). Raises DavssError when a
+    shard is missing or damaged, or a clip is shorter than the crop.
     """
     crops = _Crops(crop_samples, sample_rate, (gain_db[0], gain_db[1]), sigma_data)
-    streams = [_Stream(shards, Order([s.num_clips for s in shards], shuffle_buffer, seed, _MAIN))]
+    streams = [_stream(shards, shuffle_buffer, seed, _MAIN)]
     if audio_only_fraction:
-        counts = [shard.num_clips for shard in audio_only]
-        order = Order(counts, shuffle_buffer, seed, _AUDIO_ONLY)
-        streams.append(_Stream(audio_only, order))
+        streams.append(_stream(audio_only, shuffle_buffer, seed, _AUDIO_ONLY))
     place = shares(batch_size, world_size)[rank]
     varied = augment if augment != AugmentConfig() else None
-    items = _Items(streams, audio_only_fraction, crops, seed, cache, varied)
-    dataset = _Batches(items, pieces(place, max_batch), batch_size, samples_seen)
+    items = _Items(streams, audio_only_fraction, crops, seed, varied)
+    dataset = _Batches(items, micro_batches(place, max_batch), batch_size, samples_seen)
     loader = DataLoader(
         dataset, batch_size=None, num_workers=num_workers, pin_memory=torch.cuda.is_available()
     )
@@ -144,8 +140,8 @@ def shares(batch_size: int, world_size: int) -> list[range]:
     return [range(start, end) for start, end in zip(ends, ends[1:], strict=False)]
 
 
-def pieces(share: range, max_batch: int | None) -> list[range]:
-    """A rank's share in as few pieces of at most `max_batch` as can be, nearly equally long."""
+def micro_batches(share: range, max_batch: int | None) -> list[range]:
+    """A rank's share in as few parts of at most `max_batch` as can be, nearly equally long."""
     if max_batch is None or len(share) <= max_batch:
         return [share]
     count = math.ceil(len(share) / max_batch)
@@ -208,6 +204,16 @@ class _Stream:
     shards: Sequence[Shard]
     order: Order
 
+    def sample(self, place: tuple[int, int]) -> dict[str, Any]:
+        """A clip by shard and number in the shard, its members undecoded."""
+        shard = self.shards[place[0]]
+        return sample_of(shard.store, shard.name, shard.places[place[1]])
+
+
+def _stream(shards: Sequence[Shard], shuffle_buffer: int, seed: int, number: int) -> _Stream:
+    counts = [len(shard.places) for shard in shards]
+    return _Stream(shards, Order(counts, shuffle_buffer, seed, number))
+
 
 @dataclass(frozen=True)
 class _Items:
@@ -217,7 +223,6 @@ class _Items:
     audio_only_fraction: float
     crops: _Crops
     seed: int
-    cache: Path | None
     augment: AugmentConfig | None = None
 
     def __call__(self, position: int) -> tuple[Clip, torch.Tensor, np.ndarray]:
@@ -226,8 +231,7 @@ class _Items:
         before = math.floor(position * self.audio_only_fraction)
         is_extra = math.floor((position + 1) * self.audio_only_fraction) > before
         stream = self.streams[_AUDIO_ONLY if is_extra else _MAIN]
-        shard, number = stream.order.locate(before if is_extra else position - before)
-        sample = _sample(stream.shards[shard], number, self.cache)
+        sample = stream.sample(stream.order.locate(before if is_extra else position - before))
         if self.augment is None or is_extra:
             clip = self.crops(sample, rng)
         else:
@@ -249,8 +253,7 @@ class _Items:
         clip = crop(sample)
         audio = clip.audio
         if rng.uniform() < config.sum_fraction:
-            shard, number = stream.order.any(rng)
-            other = crop(_sample(stream.shards[shard], number, self.cache)).audio
+            other = crop(stream.sample(stream.order.any(rng))).audio
             audio = variations.add(audio, other, rng.uniform(*config.sum_db))
         if config.colour_db:
             decibels = rng.normal(0, config.colour_db, variations.OCTAVES + 1)
@@ -261,51 +264,24 @@ class _Items:
         return replace(clip, audio=audio * gain)
 
 
-def _sample(shard: Shard, number: int, cache: Path | None) -> dict[str, Any]:
-    """Clip `number` of a shard, its members undecoded."""
-    members = _members(shard, cache)
-    folder, _, name = shard.location.rpartition("/")
-    path = open_store(folder, cache).local(name)
-    try:
-        return read_members(path, *members[number])
-    except FileNotFoundError:
-        raise DavssError(f"{path}: went away; run the stage again") from None
-
-
-@lru_cache(_INDEXED)
-def _members(
-    shard: Shard, cache: Path | None
-) -> tuple[tuple[str, dict[str, tuple[int, int]]], ...]:
-    folder, _, name = shard.location.rpartition("/")
-    store = open_store(folder, cache)
-    check_shard(store, name)
-    members = tuple(index_shard(store.local(name)).items())
-    if len(members) != shard.num_clips:
-        raise DavssError(
-            f"{shard.location}: {len(members)} clips, its manifest says {shard.num_clips}; run the "
-            "shards stage again"
-        )
-    return members
-
-
 @dataclass
 class _Batches(IterableDataset):
-    """The pieces of one rank's shares, step by step; a user error travels as a string."""
+    """One rank's micro-batches, step by step; a user error travels as a string."""
 
     items: _Items
-    pieces: list[range]
+    micro_batches: list[range]
     batch_size: int
     samples_seen: int
 
     def __iter__(self) -> Iterator[Batch | str]:
-        # The loader asks its workers in turn, so that piece n comes from worker n modulo workers.
+        # The loader asks its workers in turn, so that batch n comes from worker n modulo workers.
         worker = get_worker_info()
         number, stride = (worker.id, worker.num_workers) if worker else (0, 1)
         try:
             while True:
-                step, piece = divmod(number, len(self.pieces))
+                step, part = divmod(number, len(self.micro_batches))
                 start = self.samples_seen + step * self.batch_size
-                yield self._batch([start + place for place in self.pieces[piece]])
+                yield self._batch([start + place for place in self.micro_batches[part]])
                 number += stride
         except DavssError as error:
             yield str(error)

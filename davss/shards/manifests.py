@@ -1,5 +1,7 @@
-"""Manifests of shards: parquet tables of shards, clips and rejects, written row group by row group,
-so that a million clips need no more memory than some thousand.
+"""Manifests of shards: parquet tables of shards, clips and rejects.
+
+They are written row group by row group, so that a million clips need no more memory than some
+thousand, and read with their columns checked.
 """
 
 from __future__ import annotations
@@ -7,14 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pyarrow
 import pyarrow.parquet
 
-from davss.corpora import SPLITS
-from davss.shards.writer import ShardResult
+from davss.errors import DavssError
+from davss.shards.contract import SPLITS
+from davss.shards.members import MEND, PLACES
 
 _TEXT, _COUNT, _REAL = pyarrow.string(), pyarrow.int64(), pyarrow.float64()
 SHARDS = {"shard": _TEXT, "split": _TEXT, "bytes": _COUNT, "sha256": _TEXT, "samples": _COUNT}
@@ -22,11 +27,43 @@ SHARDS |= {"seconds": _REAL, "schema_version": _COUNT, "source_digest": _TEXT}
 CLIPS = {"key": _TEXT, "split": _TEXT, "speaker": _TEXT, "shard": _TEXT, "num_samples": _COUNT}
 CLIPS |= {"num_frames": _COUNT, "seconds": _REAL, "sample_rate": _COUNT, "source": _TEXT}
 CLIPS |= {"source_sha256": _TEXT}
+CLIPS |= dict.fromkeys(PLACES, _COUNT)
 # of speech: see corpora.filters.SpeechQuality and media.mouth.FaceQuality
-CLIPS |= {"active": _REAL, "snr_db": _REAL, "faces": _COUNT, "share": _REAL, "score": _REAL}
-CLIPS |= {"jitter": _REAL, "turned": _REAL}
+QUALITY = {"active": _REAL, "snr_db": _REAL, "faces": _COUNT, "share": _REAL, "score": _REAL}
+QUALITY |= {"jitter": _REAL, "turned": _REAL}
 REJECTS = {"path": _TEXT, "split": _TEXT, "reason": _TEXT, "source_sha256": _TEXT}
 ROW_GROUP = 20_000
+
+
+@dataclass
+class ShardResult:
+    """What became of a list of clips: rows of shard (None if all fell out), clips, rejects.
+
+    `versions` are those of the clips' files; of a piece `shard` has bytes and sha256 only.
+    """
+
+    shard: dict[str, Any] | None
+    clips: list[dict[str, Any]] = field(default_factory=list)
+    rejects: list[dict[str, Any]] = field(default_factory=list)
+    versions: list[str] = field(default_factory=list)
+
+
+def read_table(path: Path, columns: dict[str, pyarrow.DataType]) -> pandas.DataFrame:
+    """Those columns of a manifest; DavssError when it is missing or broken, or has gaps."""
+    if not path.is_file():
+        raise DavssError(f"{path}: no such manifest; run the shards stage first")
+    try:
+        table = pyarrow.parquet.ParquetFile(path).read()
+        absent = [name for name in columns if name not in table.column_names]
+        if absent:
+            raise DavssError(f"{path}: has no '{absent[0]}', is of another davss; {MEND}")
+        table = table.select(list(columns)).cast(pyarrow.schema(list(columns.items())))
+    except (OSError, ValueError, pyarrow.ArrowException):
+        raise DavssError(f"{path}: not a readable manifest; {MEND}") from None
+    gaps = [name for name in columns if table[name].null_count]
+    if gaps:
+        raise DavssError(f"{path}: a row has no '{gaps[0]}'; {MEND}")
+    return table.to_pandas()
 
 
 def write_manifests(results: Iterable[ShardResult], folder: Path) -> str:
@@ -34,7 +71,7 @@ def write_manifests(results: Iterable[ShardResult], folder: Path) -> str:
     are gone through once, in the order of the plan. Returns the digest of all recordings.
     """
     names = [f"{split}.clips" for split in SPLITS]
-    tables = {name: _Table(folder / f"{name}.parquet", CLIPS) for name in names}
+    tables = {name: _Table(folder / f"{name}.parquet", CLIPS | QUALITY) for name in names}
     tables["rejects"] = _Table(folder / "rejects.parquet", REJECTS)
     shards: list[dict[str, Any]] = []
     contents = hashlib.sha256()

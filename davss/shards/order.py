@@ -21,18 +21,18 @@ class Order:
     ) -> None:
         self.counts = np.asarray(counts)
         self.total = int(self.counts.sum())
-        self.num_windows = min(max(self.total // shuffle_buffer, 1), len(counts))
+        self.num_groups = min(max(self.total // shuffle_buffer, 1), len(counts))
         self.entropy = (seed, stream)
         self._epoch: tuple[int, list[np.ndarray], np.ndarray] | None = None
-        self._window: tuple[tuple[int, int], np.ndarray] | None = None
+        self._group: tuple[tuple[int, int], np.ndarray] | None = None
 
     def locate(self, position: int) -> tuple[int, int]:
         """Shard and number of the clip at `position`, 0 or more."""
         epoch, offset = divmod(position, self.total)
-        windows, starts = self._windows(epoch)
-        window = int(np.searchsorted(starts, offset, side="right")) - 1
-        clips = self._clips(epoch, window, windows[window])
-        shard, clip = clips[offset - starts[window]]
+        groups, starts = self._groups(epoch)
+        group = int(np.searchsorted(starts, offset, side="right")) - 1
+        clips = self._clips(epoch, group, groups[group])
+        shard, clip = clips[offset - starts[group]]
         return int(shard), int(clip)
 
     def any(self, rng: np.random.Generator) -> tuple[int, int]:
@@ -41,22 +41,22 @@ class Order:
         shard = int(np.searchsorted(np.cumsum(self.counts), clip, side="right"))
         return shard, clip - int(self.counts[:shard].sum())
 
-    def _windows(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
-        """The shards of each window of an epoch, and the offset at which each window starts."""
+    def _groups(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
+        """The shards of each group of an epoch, and the offset at which each group starts."""
         if self._epoch is None or self._epoch[0] != epoch:
             rng = np.random.default_rng((*self.entropy, epoch))
-            windows = np.array_split(rng.permutation(len(self.counts)), self.num_windows)
-            sizes = [int(self.counts[shards].sum()) for shards in windows]
-            self._epoch = (epoch, windows, np.cumsum([0, *sizes[:-1]]))
+            groups = np.array_split(rng.permutation(len(self.counts)), self.num_groups)
+            sizes = [int(self.counts[shards].sum()) for shards in groups]
+            self._epoch = (epoch, groups, np.cumsum([0, *sizes[:-1]]))
         return self._epoch[1], self._epoch[2]
 
-    def _clips(self, epoch: int, window: int, shards: np.ndarray) -> np.ndarray:
-        """The clips (N, 2) of a window in their order: shard, number in the shard."""
-        if self._window is None or self._window[0] != (epoch, window):
-            rng = np.random.default_rng((*self.entropy, epoch, window))
+    def _clips(self, epoch: int, group: int, shards: np.ndarray) -> np.ndarray:
+        """The clips (N, 2) of a group in their order: shard, number in the shard."""
+        if self._group is None or self._group[0] != (epoch, group):
+            rng = np.random.default_rng((*self.entropy, epoch, group))
             pairs = [
                 np.stack([np.full(self.counts[shard], shard), np.arange(self.counts[shard])], 1)
                 for shard in shards
             ]
-            self._window = ((epoch, window), rng.permutation(np.concatenate(pairs)))
-        return self._window[1]
+            self._group = ((epoch, group), rng.permutation(np.concatenate(pairs)))
+        return self._group[1]

@@ -19,9 +19,10 @@ import numpy as np
 import pyarrow
 from pyarrow import compute
 
-from davss.corpora import SPLITS, RawClip
+from davss.corpora import RawClip
 from davss.errors import DavssError
-from davss.storage.stores import S3
+from davss.shards.contract import SPLITS
+from davss.storage import S3
 
 PIECE = 32  # clips that are done at once: the most that an interruption costs a worker
 CHUNK = 20_000

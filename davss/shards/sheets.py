@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,8 +11,10 @@ import cv2
 import numpy as np
 
 from davss.config import ShardsConfig
-from davss.corpora import SPLITS, RawClip
+from davss.corpora import RawClip
 from davss.errors import DavssError, StorageError
+from davss.seeds import number_of
+from davss.shards.contract import SPLITS
 from davss.shards.sample import Mouths, read_mouth
 from davss.shards.sources import on_this_machine
 from davss.storage import publish
@@ -44,7 +45,7 @@ class Watched:
 
     def _remember(self, clip: RawClip) -> None:
         heap = self._first[clip.split]
-        place = int.from_bytes(hashlib.sha256(f"sheet {clip.key}".encode()).digest()[:8], "big")
+        place = number_of(f"sheet {clip.key}", "big")
         push = heapq.heappushpop if len(heap) >= CLIPS + _SPARE else heapq.heappush
         push(heap, (-place, clip.key, clip))
 

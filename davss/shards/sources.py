@@ -12,8 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from davss.corpora import RawClip
-from davss.storage import Store, open_store, sha256
-from davss.storage.stores import S3
+from davss.storage import S3, Store, open_store, sha256
 
 
 @contextmanager

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import pandas
 
-from davss.corpora import SPLITS
 from davss.errors import DavssError, StorageError
-from davss.shards.contract import SCHEMA_VERSION, decode
-from davss.shards.reader import check_shard, read_parquet
-from davss.shards.tar import read_samples
+from davss.shards.contract import SCHEMA_VERSION, SPLITS, decode
+from davss.shards.manifests import CLIPS, SHARDS, read_table
+from davss.shards.members import BLOCK, MEND, PLACES, extent, first_misplaced, take_apart
+from davss.shards.reader import check_shard
 from davss.storage import Store, open_store
 
 
@@ -26,19 +25,21 @@ def validate(manifest_dir: Path, storage: Path | Store) -> list[str]:
     problems: list[str] = []
     tables = {}
     for split in SPLITS:
+        path = Path(manifest_dir) / f"{split}.clips.parquet"
         try:
-            tables[split] = read_parquet(Path(manifest_dir) / f"{split}.clips.parquet")
-            rows = read_parquet(Path(manifest_dir) / f"{split}.parquet")
+            tables[split] = read_table(path, CLIPS)
+            rows = read_table(Path(manifest_dir) / f"{split}.parquet", SHARDS)
         except DavssError as error:
             problems.append(str(error))
             continue
+        clips = dict(iter(tables[split].groupby("shard")))
         for row in rows.itertuples():
-            clips = tables[split][tables[split].shard == row.shard]
             try:
                 check_shard(store, row.shard, row.bytes)
-                problems += _shard_problems(store, row, clips)
+                problems += _shard_problems(store, row, clips.pop(row.shard, tables[split][:0]))
             except DavssError as error:
                 problems.append(str(error))
+        problems += [f"{path}: {shard} is not in {split}.parquet; {MEND}" for shard in clips]
     return problems + (_table_problems(tables) if tables else [])
 
 
@@ -49,33 +50,43 @@ def _shard_problems(store: Store, row: Any, clips: pandas.DataFrame) -> list[str
     with store.open(row.shard) as raw:
         stream = _Hashing(raw)
         try:
-            # Clip by clip: a shard may have a gigabyte.
-            problems = _clip_problems(read_samples(cast(BinaryIO, stream), location), clips)
+            problems = _clip_problems(stream, clips.sort_values("audio_offset"), row.bytes)
         except StorageError:
             raise
         except DavssError as error:
-            problems = [str(error).removeprefix(f"{location}: ")]
+            problems = [str(error)]
         if stream.digest() != row.sha256:
-            problems = ["sha256 differs from the manifest; run the shards stage again"]
+            problems = [f"sha256 differs from the manifest; {MEND}"]
     return [f"{location}: {problem}" for problem in problems]
 
 
-def _clip_problems(samples: Iterator[dict[str, Any]], clips: pandas.DataFrame) -> list[str]:
-    problems, expected = [], list(clips.itertuples())
-    for number, sample in enumerate(samples):
-        clip = decode(sample)
-        if number >= len(expected) or clip.key != expected[number].key:
-            return ["keys differ from the manifest, or a key's members are not adjacent"]
-        members = [name for name in sample if name != "__key__"]
-        if members != sorted(members):
-            problems.append(f"members of {clip.key} are not sorted")
-        row, meta = expected[number], clip.meta
-        frames = 0 if clip.lips is None else len(clip.lips)
-        facts = (len(clip.audio), clip.sample_rate, frames, meta["speaker"], meta["split"])
-        if facts != (row.num_samples, row.sample_rate, row.num_frames, row.speaker, row.split):
-            problems.append(f"{clip.key} differs from its row in the manifest")
-        expected[number] = None
-    problems += [f"{row.key} of the manifest is missing" for row in expected if row is not None]
+def _clip_problems(stream: _Hashing, clips: pandas.DataFrame, size: int) -> list[str]:
+    """Problems of a shard's clips, which lie one behind the other; read one by one, for a shard may
+    have a gigabyte.
+    """
+    problems: list[str] = []
+    position = 0
+    if (key := first_misplaced(clips)) is not None:
+        return [f"members of {key} lie where none can; {MEND}"]
+    for row, places in zip(clips.itertuples(), clips[PLACES].to_numpy(), strict=True):
+        start, end = extent(places)
+        if end > size:
+            return [*problems, f"shorter than its manifest says; {MEND}"]
+        if start != position:
+            return [*problems, f"{row.key} does not begin where the clip before it ends; {MEND}"]
+        clip = decode(take_apart(stream.read(end - start), places, row.key))
+        position = end + len(stream.read(-end % BLOCK))
+        facts = (
+            clip.key,
+            len(clip.audio),
+            clip.sample_rate,
+            0 if clip.lips is None else len(clip.lips),
+        )
+        said = (row.key, row.num_samples, row.sample_rate, row.num_frames)
+        if facts != said or (clip.meta["speaker"], clip.meta["split"]) != (row.speaker, row.split):
+            problems.append(f"{row.key} differs from its row in the manifest")
+    if any(stream.read(1 << 16)):
+        problems.append("holds more than the manifest says")
     return problems
 
 

@@ -13,7 +13,6 @@ import json
 import os
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,28 +23,17 @@ from davss.corpora import RawClip
 from davss.errors import DavssError, StorageError
 from davss.networks.eigenlips import VisualEncoder
 from davss.shards.contract import META, SCHEMA_VERSION
+from davss.shards.manifests import ShardResult
+from davss.shards.members import BLOCK, PLACES, places_of
 from davss.shards.sample import Recording, finish_sample, read_recording
 from davss.shards.sources import contents, on_this_machine, version, without_root
 from davss.storage import Store, sha256
 
 BATCH_FRAMES = 4000  # video frames whose features are computed together
-_BLOCK, _RECORD = 512, 10_240  # a tar file ends with two empty blocks and fills its last record
+_RECORD = 10_240  # a tar file ends with two empty blocks and fills its last record
 _COPY = 1 << 20
 _DEADLY = "decoding it ends the process; encode it again or remove the file"
 _FROM_META = ("split", "speaker", "num_samples", "sample_rate", "source")
-
-
-@dataclass
-class ShardResult:
-    """What became of a list of clips: rows of shard (None if all fell out), clips, rejects.
-
-    `versions` are those of the clips' files; of a piece `shard` has bytes and sha256 only.
-    """
-
-    shard: dict[str, Any] | None
-    clips: list[dict[str, Any]] = field(default_factory=list)
-    rejects: list[dict[str, Any]] = field(default_factory=list)
-    versions: list[str] = field(default_factory=list)
 
 
 def write_piece(
@@ -68,8 +56,8 @@ def write_piece(
         piece = scratch / "piece.tar"
         with open(piece, "wb") as stream, _tar_writer(stream) as writer:
             for row, sample in _samples(clips, scratch, config, encoder, unreadable, result):
+                result.clips.append(row | places_of(sample, writer.tarstream.offset))
                 writer.write(sample)
-                result.clips.append(row)
             end = writer.tarstream.offset
         os.truncate(piece, end)
         if result.clips:
@@ -90,13 +78,13 @@ def assemble(pieces: list[str], name: str, folder: str, notes: str, store: Store
                 note = read_note(store, f"{piece}.json")
                 if note is None:
                     raise DavssError(f"{store.locate(piece)}.json: gone; run the stage again")
-                result.clips += note.clips
+                result.clips += [_moved(row, stream.tell()) for row in note.clips]
                 result.rejects += note.rejects
                 result.versions += note.versions
                 if note.shard is not None:
                     _append(stream, store, f"{piece}.tar", note.shard["sha256"])
             size = stream.tell()
-            padded = -(-(size + 2 * _BLOCK) // _RECORD) * _RECORD
+            padded = -(-(size + 2 * BLOCK) // _RECORD) * _RECORD
             stream.write(bytes(padded - size))
         if result.clips:
             result.shard = _shard_row(path, name, folder, result.clips)
@@ -209,6 +197,12 @@ def _shard_row(
     seconds = sum(clip["seconds"] for clip in clips)
     counts = {"samples": len(clips), "seconds": round(seconds, 3)}
     return row | counts | {"schema_version": SCHEMA_VERSION}
+
+
+def _moved(row: dict[str, Any], start: int) -> dict[str, Any]:
+    """A clip's row, its members so many bytes farther."""
+    offsets = {name: row[name] + start for name in PLACES[::2] if row[name]}
+    return row | offsets
 
 
 def _tar_writer(stream: BinaryIO) -> webdataset.TarWriter:

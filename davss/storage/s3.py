@@ -27,7 +27,7 @@ from urllib3.exceptions import HTTPError
 
 from davss.errors import DavssError, StorageError
 from davss.storage.files import full_disk_explained, publish
-from davss.storage.stores import S3, Entry
+from davss.storage.store import S3, Entry
 
 PART = 64 << 20  # bytes that are uploaded at once; larger files go in parts
 ATTEMPTS = 8

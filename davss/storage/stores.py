@@ -1,8 +1,7 @@
-"""Stores: folders of this machine and `s3://bucket/prefix` behind one small interface.
+"""Which store is meant: a folder of this machine, or `s3://bucket/prefix`.
 
-A store holds files under names, relative paths with `/`. What it holds under a name is whole or
-not there at all. $DAVSS_STORAGE says where shards lie; what is written bit by bit (training state,
-estimates) needs a folder, $DAVSS_STATE when $DAVSS_STORAGE is none.
+$DAVSS_STORAGE says where shards lie; what is written bit by bit (training state, estimates) needs a
+folder, $DAVSS_STATE when $DAVSS_STORAGE is none.
 """
 
 from __future__ import annotations
@@ -10,66 +9,17 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 from davss.errors import DavssError
 from davss.storage.files import full_disk_explained, publish
+from davss.storage.store import S3, Entry, Store
 
 VARIABLE, STATE = "DAVSS_STORAGE", "DAVSS_STATE"
-S3 = "s3://"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One file of a store: name, bytes, and a text that changes whenever the file is written."""
-
-    name: str
-    size: int
-    version: str
-
-
-class Store(Protocol):
-    """Files under names; DavssError names what cannot be read or written, and the mend."""
-
-    def locate(self, name: str) -> str:
-        """Path or URL of `name`, as people know it."""
-        ...
-
-    def stat(self, name: str) -> Entry | None:
-        """What is known of `name` without reading it; None where there is nothing."""
-        ...
-
-    def open(self, name: str) -> BinaryIO:
-        """The bytes of `name` from first to last."""
-        ...
-
-    def local(self, name: str) -> Path:
-        """A file of this machine with the contents of `name`; not to be changed."""
-        ...
-
-    def fetch(self, name: str, path: Path) -> None:
-        """Copy `name` to the file `path` of this machine."""
-        ...
-
-    def put(self, path: Path, name: str) -> None:
-        """Move the file `path` of this machine to `name`, in the place of what is there."""
-        ...
-
-    def list(self, folder: str) -> Iterator[Entry]:
-        """All files below `folder`, in no particular order; none where there is no such folder."""
-        ...
-
-    def remove(self, name: str) -> None:
-        """Remove the file `name`, or all files below the folder `name`, if there are any."""
-        ...
-
-    def scratch(self, folder: str) -> AbstractContextManager[Path]:
-        """A folder of this machine for files on their way to `folder`; gone with the block."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -170,7 +120,18 @@ def storage_root() -> Path:
         root = os.environ.get(STATE) or "storage"
         if "://" in root:
             raise DavssError(f"{STATE}={root}: not a folder; training and estimates need one")
-    return Path(root)
+    return _workspace() / root
+
+
+def _workspace() -> Path:
+    """From where relative paths are meant: `dvc exp run --temp` and `--queue` run stages in a copy
+    of the repository without its storage, below its .dvc/tmp/exps.
+    """
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if folder.parts[-4:-1] == (".dvc", "tmp", "exps"):
+            return folder.parents[3]
+    return Path()
 
 
 def shard_store() -> Store:

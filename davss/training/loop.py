@@ -27,7 +27,7 @@ from davss.allocator import keep_freed_memory
 from davss.config import DiffusionConfig, TrainingConfig
 from davss.diffusion.loss import training_loss
 from davss.errors import DavssError
-from davss.shards.loader import Batch, pieces, shares
+from davss.shards.loader import Batch, micro_batches, shares
 from davss.training import checkpoint
 from davss.training.checkpoint import TrainingState
 from davss.training.ema import Ema
@@ -99,7 +99,7 @@ def train(
     objective = _objective(job, state, worker)
     batches = _batches(job, worker, state.samples_seen)
     share = shares(config.global_batch_size, worker.world_size)[worker.rank]
-    per_step = len(pieces(share, config.max_batch_per_worker))
+    per_step = len(micro_batches(share, config.max_batch_per_worker))
     watchdog = Watchdog(
         config.hang_factor, config.hang_seconds, end_process(job.log_file, job.name)
     )

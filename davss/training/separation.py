@@ -9,7 +9,6 @@ prior. Mixtures, noise and random draws are the same every time.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,6 +21,7 @@ from davss.diffusion.prior import NoisePrior, SpeechPrior
 from davss.diffusion.schedule import sigma_schedule
 from davss.evaluation.metrics import si_sdr
 from davss.posterior.separator import Separator
+from davss.seeds import number_of
 from davss.training.validation import ValidationClips
 
 SNR_DB = 10.0  # of the voices together
@@ -85,7 +85,7 @@ def _mix(
 
 
 def _white(key: str, like: Tensor) -> Tensor:
-    seed = int.from_bytes(hashlib.sha256(f"white {key}".encode()).digest()[:8]) >> 1
+    seed = number_of(f"white {key}", "big") >> 1
     return torch.randn(like.shape[-1], generator=torch.Generator().manual_seed(seed))
 
 
@@ -132,9 +132,7 @@ def separation_figures(
 
 
 @torch.no_grad()
-def unconditional(
-    prior: SpeechPrior | NoisePrior, num_samples: int, num_steps: int, batch_size: int = SAMPLES
-) -> Tensor:
+def unconditional(prior: SpeechPrior | NoisePrior, num_samples: int, num_steps: int) -> Tensor:
     """SAMPLES signals (B, T) on the CPU that the prior makes up from noise alone, by the
     probability-flow ODE in num_steps Euler steps: always from the same noise.
     """
@@ -142,14 +140,11 @@ def unconditional(
     sigma_min = max(diffusion.sigma_min, 1e-3)  # below that nothing is left to hear
     sigmas = sigma_schedule(num_steps, sigma_min, diffusion.sigma_max, diffusion.rho).tolist()
     generator = torch.Generator().manual_seed(SAMPLE_SEED)
-    finished = []
-    for noise in torch.randn(SAMPLES, num_samples, generator=generator).split(batch_size):
-        u = (sigmas[0] * noise).to(device)
-        for sigma, following in zip(sigmas, [*sigmas[1:], 0.0], strict=True):
-            denoised = prior(u, torch.full((len(u),), sigma, device=device))
-            u = denoised + following / sigma * (u - denoised)
-        finished.append(u.cpu())
-    return torch.cat(finished)
+    u = (sigmas[0] * torch.randn(SAMPLES, num_samples, generator=generator)).to(device)
+    for sigma, following in zip(sigmas, [*sigmas[1:], 0.0], strict=True):
+        denoised = prior(u, torch.full((SAMPLES,), sigma, device=device))
+        u = denoised + following / sigma * (u - denoised)
+    return u.cpu()
 
 
 def sample_figures(samples: Tensor, sigma_data: float) -> dict[str, float]:

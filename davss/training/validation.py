@@ -13,7 +13,6 @@ clips themselves, which no prior without knowledge of time can beat by much.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from davss.errors import DavssError
+from davss.seeds import number_of
 from davss.shards.contract import Clip, frames_of, samples_per_frame
 from davss.shards.reader import ShardReader
 
@@ -53,7 +53,7 @@ def load_clips(
             f"validation split: no clip is as long as a crop ({crop_samples} samples); lower "
             "training.crop_seconds"
         )
-    keys = sorted(long_enough, key=lambda key: hashlib.sha256(key.encode()).hexdigest())[:count]
+    keys = sorted(long_enough, key=lambda key: number_of(key, "big"))[:count]
     crops = [_centre_crop(reader[key], crop_samples, sigma_data, with_lips) for key in sorted(keys)]
     lips = torch.stack([lips for _, lips in crops if lips is not None]) if with_lips else None
     return ValidationClips(torch.stack([audio for audio, _ in crops]), lips, tuple(sorted(keys)))
@@ -156,8 +156,8 @@ def _batch(
     """Audio (B, T), lips (B, V, D) and unit noise (B, T), which depends on clip and sigma only."""
     noise = torch.empty(len(chosen), clips.audio.shape[1])
     for row, index in enumerate(chosen):
-        seed = hashlib.sha256(f"{clips.keys[index]} {sigma}".encode()).digest()[:8]
-        generator = torch.Generator().manual_seed(int.from_bytes(seed) >> 1)
+        seed = number_of(f"{clips.keys[index]} {sigma}", "big") >> 1
+        generator = torch.Generator().manual_seed(seed)
         noise[row] = torch.randn(clips.audio.shape[1], generator=generator)
     lips = None if clips.lips is None else clips.lips[chosen].to(device)
     return clips.audio[chosen].to(device), lips, noise.to(device)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import io
-import tarfile
 from pathlib import Path
 
 import numpy as np
 import pandas
 import pytest
+import webdataset
 import yaml
 
 from davss.config import DiffusionConfig, NetworkConfig
 from davss.diffusion.prior import NoisePrior, PriorInfo, SpeechPrior, save_prior
 from davss.networks.eigenlips import Eigenlips
 from davss.shards.contract import encode
+from davss.shards.members import places_of
 
 RATE, FRAMES, COMPONENTS = 8000, 50, 2
 PARAMS = {
@@ -62,27 +62,20 @@ def write_shard(corpus: str, count: int, with_lips: bool) -> None:
         folder.mkdir(parents=True)
     num_samples, rows = FRAMES * RATE // 25, []
     bursts = np.sin(np.arange(num_samples) / 1500) > -0.5 if with_lips else 1.0
-    with tarfile.open(Path("storage") / shard, "w") as archive:
+    with webdataset.TarWriter(str(Path("storage") / shard), encoder=False, mtime=0) as archive:
         for index in range(count):
             key = f"{corpus}-{index}"
             audio = (0.05 * bursts * rng.standard_normal(num_samples)).clip(-1, 1)
             lips = rng.standard_normal((FRAMES, 2 * COMPONENTS)) if with_lips else None
             meta = {"split": "test", "speaker": f"id{index}", "source": key, "sample_rate": RATE}
-            for suffix, value in encode(key, audio, lips, meta).items():
-                if suffix != "__key__":
-                    add(archive, f"{key}.{suffix}", value)
-            row = {"key": key, "split": "test", "speaker": f"id{index}", "shard": str(shard)}
+            sample = encode(key, audio, lips, meta)
+            row = places_of(sample, archive.tarstream.offset)
+            archive.write(sample)
+            row |= {"key": key, "split": "test", "speaker": f"id{index}", "shard": str(shard)}
             row |= {"num_samples": num_samples, "seconds": 2.0}
             row["num_frames"] = FRAMES if with_lips else 0
-            rows.append(row | {"sample_rate": RATE, "source": key})
+            rows.append(row | {"sample_rate": RATE, "source": key, "source_sha256": ""})
     pandas.DataFrame(rows).to_parquet(manifests / "test.clips.parquet")
-
-
-def add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
-    """Put a member into a tar file."""
-    member = tarfile.TarInfo(name)
-    member.size = len(data)
-    archive.addfile(member, io.BytesIO(data))
 
 
 def write_priors() -> None:

@@ -63,10 +63,12 @@ def make_corpus(root: Path, monkeypatch, per_split: int = 12, with_lips: bool = 
 
 
 def write_shard(clips, name: str, storage: Path, config=None, encoder=None) -> writer.ShardResult:
-    """One shard of the corpus x, by the real writer."""
+    """One shard of the corpus x, by the real writer, of two pieces."""
     store, notes = LocalStore(storage), "shards/x/build"
-    writer.write_piece(clips, f"{notes}/{name}/0000", store, config, encoder)
-    return writer.assemble([f"{notes}/{name}/0000"], name, "shards/x", notes, store)
+    pieces = {f"{notes}/{name}/0000": clips[:3], f"{notes}/{name}/0001": clips[3:]}
+    for piece, some in pieces.items():
+        writer.write_piece(some, piece, store, config, encoder)
+    return writer.assemble(list(pieces), name, "shards/x", notes, store)
 
 
 @pytest.fixture

@@ -11,9 +11,8 @@ import torch
 from davss.config import AugmentConfig
 from davss.errors import DavssError
 from davss.shards.contract import decode
-from davss.shards.loader import pieces, shares, training_loader, training_shards
-from davss.shards.reader import ShardReader
-from davss.shards.tar import read_samples
+from davss.shards.loader import micro_batches, shares, training_loader, training_shards
+from davss.shards.reader import ShardReader, sample_of
 from tests.shards.conftest import RATE, make_corpus
 
 CROP = RATE  # one second
@@ -83,7 +82,7 @@ def test_any_ranks_share_the_same_items(corpus, world_size, max_batch):
     whole = batches(corpus, 2)
     places = shares(5, world_size)
     for rank, place in enumerate(places):
-        count = len(pieces(place, max_batch))
+        count = len(micro_batches(place, max_batch))
         changes = {"rank": rank, "world_size": world_size, "max_batch": max_batch}
         parts = batches(corpus, 2 * count, **changes)
         for step in range(2):
@@ -113,18 +112,13 @@ def test_mixed_with_clips_without_lips(corpus, tmp_path, monkeypatch):
 
 
 def test_a_crop_is_the_part_of_the_whole(corpus):
-    reader = ShardReader(corpus.manifests, corpus.storage, "train")
-    (raw,) = [s for s in samples_of(shards_of(corpus)[0]) if s["__key__"] == reader.clips.key[0]]
+    shard = shards_of(corpus)[0]
+    raw = sample_of(shard.store, shard.name, shard.places[0])
     whole = decode(raw)
     for start in (0, 320, 4800, 11_200):
         part = decode(raw, lambda key, meta, start=start: (start, CROP))
         assert np.array_equal(part.audio, whole.audio[start : start + CROP])
         assert np.array_equal(part.lips, whole.lips[start // 320 : start // 320 + 25])
-
-
-def samples_of(shard):
-    with open(shard.location, "rb") as stream:
-        yield from read_samples(stream, shard.location)
 
 
 def test_audio_without_lips(tmp_path, monkeypatch):
@@ -158,12 +152,12 @@ def test_cut_and_missing_shards(corpus):
     loader = training_loader(
         paths, crop_samples=CROP, sample_rate=RATE, batch_size=8, seed=0, shuffle_buffer=1
     )
-    for path, _ in paths:
-        with open(path, "rb+") as stream:
+    for shard in paths:
+        with open(shard.store.local(shard.name), "rb+") as stream:
             stream.truncate(5000)
     with pytest.raises(DavssError, match="not the size of its manifest"):
         shards_of(corpus)
-    with pytest.raises(DavssError, match=r"\.tar: not a readable shard"):
+    with pytest.raises(DavssError, match=r"\.tar: shorter than its manifest says"):
         next(loader)
     for path in corpus.storage.rglob("*.tar"):
         path.unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -107,7 +108,8 @@ def shards(raw, s3, tmp_path):
 
 
 def batches(shards, num_workers: int, cache: Path):
-    locations = training_shards(*shards, "train", crop_samples=8000, sample_rate=8000)
+    store = replace(shards[1], cache=cache)
+    locations = training_shards(shards[0], store, "train", crop_samples=8000, sample_rate=8000)
     loader = training_loader(
         locations,
         crop_samples=8000,
@@ -115,7 +117,6 @@ def batches(shards, num_workers: int, cache: Path):
         batch_size=4,
         seed=1,
         num_workers=num_workers,
-        cache=cache,
     )
     return list(islice(loader, 6))
 

@@ -12,7 +12,7 @@ import torch
 from davss.config import DiffusionConfig, NetworkConfig, PriorConfig, TrainingConfig
 from davss.diffusion.prior import NoisePrior, PriorInfo
 from davss.errors import DavssError
-from davss.shards.loader import Batch, pieces, shares
+from davss.shards.loader import Batch, micro_batches, shares
 from davss.training import checkpoint, loop, reporter
 from davss.training.ema import Ema
 from davss.training.job import TrainingJob, Worker
@@ -46,7 +46,7 @@ def batches(batch_size, max_batch, samples_seen, rank, world_size):
         noise = torch.randn(batch_size, SAMPLES, generator=generator)
         uniforms = torch.rand(batch_size, 2, generator=generator, dtype=torch.float64)
         audio, mask = tones(batch_size, step), torch.zeros(batch_size, dtype=torch.bool)
-        for part in pieces(shares(batch_size, world_size)[rank], max_batch):
+        for part in micro_batches(shares(batch_size, world_size)[rank], max_batch):
             keys = ["key"] * len(part)
             rows = slice(part.start, part.stop)
             yield Batch(audio[rows], None, mask[rows], keys, noise[rows], uniforms[rows])
@@ -164,30 +164,3 @@ def test_more_workers_than_clips():
     loop.check_workers(CONFIG.training, 4)
     with pytest.raises(DavssError, match="DAVSS_NUM_WORKERS"):
         loop.check_workers(CONFIG.training, 5)
-
-
-def test_rank_0_chooses_the_checkpoint(tmp_path, monkeypatch):
-    """The folder may look older, or empty, to the node of another rank."""
-    assert loop.train(make_job(tmp_path / "first"))
-    chosen = checkpoint.load_newest(tmp_path / "first" / "checkpoints")
-    monkeypatch.setattr(
-        loop.dist, "broadcast_object_list", lambda told, **_: told.append(chosen) or told.pop(0)
-    )
-    stale = make_job(tmp_path / "stale")
-    state = loop._restore(stale, Worker(rank=1, world_size=2))
-    assert state.samples_seen == chosen["samples_seen"] == 24
-    for name, weight in state.ema.module.state_dict().items():
-        assert torch.equal(weight, chosen["ema"]["module"][name])
-
-
-@pytest.mark.parametrize(("most", "expected"), [(None, 2), (1, 1)])
-def test_validation_takes_as_many_clips_as_a_step_may(tmp_path, monkeypatch, most, expected):
-    sizes, whole = [], NoisePrior.forward
-
-    def spy(self, u, sigma, *rest):
-        sizes.append((self.training, len(u)))
-        return whole(self, u, sigma, *rest)
-
-    monkeypatch.setattr(NoisePrior, "forward", spy)
-    loop.train(make_job(tmp_path, total_samples=8, max_batch_per_worker=most))
-    assert max(size for training, size in sizes if not training) == expected

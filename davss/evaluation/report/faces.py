@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas
 
-from davss.corpora import SPLITS
+from davss.shards.contract import SPLITS
 
 SHEET = "{split}.faces.jpg"  # beside the manifests
 
