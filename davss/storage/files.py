@@ -8,7 +8,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from davss.errors import StorageError
@@ -40,11 +40,20 @@ def publish(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def full_disk_explained(path: Path) -> Iterator[None]:
-    """Turn the system's error of a full disk into a StorageError that names `path`."""
+    """Turn the system's error of a disk that is full, or may not be written to, into a StorageError
+    that names `path`.
+    """
     try:
         yield
     except Exception as error:
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        code = getattr(error, "errno", None)
+        if code in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            assert isinstance(error, OSError)
+            raise StorageError(
+                f"{error.filename or path}: {error.strerror}; correct the path or its permissions "
+                "(what stages keep lies in $DAVSS_STORAGE)"
+            ) from None
+        full = code in (errno.ENOSPC, errno.EDQUOT)
         if not full and "No space left on device" not in str(error):  # safetensors has no errno
             raise
         raise StorageError(
@@ -64,7 +73,8 @@ def _replace(new: Path, path: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+    with suppress(OSError):  # what could not be written need not be removed
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

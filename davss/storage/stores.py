@@ -90,9 +90,10 @@ class LocalStore:
         """See Store."""
         # On the same disk, so that putting a file there is one step; a run that was killed leaves
         # its files where `remove` finds them.
-        (self.root / folder).mkdir(parents=True, exist_ok=True)
-        with full_disk_explained(self.root), TemporaryDirectory(dir=self.root / folder) as path:
-            yield Path(path)
+        with full_disk_explained(self.root):
+            (self.root / folder).mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(dir=self.root / folder) as path:
+                yield Path(path)
 
 
 def open_store(location: str | Path | Store, cache: Path | None = None) -> Store:
@@ -114,13 +115,24 @@ def open_store(location: str | Path | Store, cache: Path | None = None) -> Store
 def storage_root() -> Path:
     """Folder of what is written bit by bit: $DAVSS_STORAGE, or $DAVSS_STATE where that is a bucket;
     ./storage by default. Only pipeline stages ask for it.
+
+    Raises DavssError where no folder can be.
     """
-    root = os.environ.get(VARIABLE) or "storage"
+    name, root = VARIABLE, os.environ.get(VARIABLE) or "storage"
     if "://" in root:
-        root = os.environ.get(STATE) or "storage"
+        name, root = STATE, os.environ.get(STATE) or "storage"
         if "://" in root:
             raise DavssError(f"{STATE}={root}: not a folder; training and estimates need one")
-    return _workspace() / root
+    path = _workspace() / root
+    try:
+        nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    except PermissionError as error:
+        raise DavssError(
+            f"{name}={root}: {error.filename} may not be read; give a folder of your own"
+        ) from None
+    if not nearest.is_dir():
+        raise DavssError(f"{name}={root}: {nearest} is a file; give a folder")
+    return path
 
 
 def _workspace() -> Path:

@@ -24,6 +24,7 @@ import torch
 from davss.errors import DavssError
 from davss.ray_session import Amounts, nodes, ray_running, room, wait_for_room
 from davss.storage import publish
+from davss.storage.files import full_disk_explained
 from davss.training import checkpoint
 from davss.training.job import TrainingJob, Worker
 from davss.training.loop import check_workers, train
@@ -95,8 +96,11 @@ def launch(job: TrainingJob, num_workers: tuple[int, int] | None) -> None:
 
     most = num_workers[1] if num_workers else 1
     check_workers(job.config.training, most)
+    with full_disk_explained(job.state):
+        job.state.mkdir(parents=True, exist_ok=True)
+        job.log_file.touch()
+        _error_file(job).unlink(missing_ok=True)
     shutil.rmtree(job.state / "ray", ignore_errors=True)
-    _error_file(job).unlink(missing_ok=True)
     # Ray sets a handler of SIGTERM of its own when it starts: ours comes after.
     slots = max(int(this_machine()["CPU"]), most)
     with ray_running(slots), sigterm_writes(_stop_file(job)), shown(job.log_file):

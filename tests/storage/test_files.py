@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from davss.errors import DavssError
+from davss.errors import DavssError, StorageError
 from davss.storage import LocalStore, publish, sha256, shard_store, storage_root
 
 
@@ -53,3 +54,37 @@ def test_where_things_lie(monkeypatch):
 def test_sha256(tmp_path):
     (tmp_path / "x").write_bytes(b"abc")
     assert sha256(tmp_path / "x").startswith("ba7816bf")
+
+
+def test_storage_that_is_a_file_or_in_a_closed_folder(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        monkeypatch.setenv("DAVSS_STORAGE", str(path))
+        with pytest.raises(DavssError, match=f"^DAVSS_STORAGE={path}: .*file is a file; give"):
+            shard_store()
+    with pytest.raises(StorageError, match="below: Not a directory; correct"), publish(path / "x"):
+        pass
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes root")
+def test_storage_of_somebody_else(tmp_path, monkeypatch):
+    closed, readable = tmp_path / "closed", tmp_path / "readable"
+    for folder in (closed, readable):
+        folder.mkdir(mode=0o700)
+    tmp_path.chmod(0o755)
+    readable.chmod(0o755)
+    tmp_path.parent.chmod(0o755)
+    monkeypatch.setenv("DAVSS_STORAGE", str(closed / "storage"))
+    os.seteuid(54321)
+    try:
+        with pytest.raises(DavssError, match=r"^DAVSS_STORAGE=.*may not be read; give"):
+            storage_root()
+        with pytest.raises(StorageError, match=r"readable/x: Permission denied; correct"):
+            LocalStore(readable).scratch("x").__enter__()
+        with (
+            pytest.raises(StorageError, match="Permission denied"),
+            publish(readable / "x") as path,
+        ):
+            path.touch()
+    finally:
+        os.seteuid(0)
