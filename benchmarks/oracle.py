@@ -42,7 +42,7 @@ Settings = dict[str, Any]
 def settings(steps: int) -> dict[str, Settings]:
     """The rows: name → settings of the sampler."""
     dps, daps = {"num_steps": steps}, {"num_steps": steps, "name": "daps"}
-    measured = {**daps, "variance": "measured"}
+    measured = {**daps, "shares": "measured"}
     churned, few = {**dps, "s_churn": 10.0}, {"num_steps": max(2, steps // 5)}
     return {
         "dps, Euler": dps,
@@ -50,24 +50,13 @@ def settings(steps: int) -> dict[str, Settings]:
         "dps, Euler, churn 30": {**dps, "s_churn": 30.0},
         "dps, Heun": {**dps, "order": 2},
         "dps, Heun, churn 10": {**churned, "order": 2},
-        "dps, multistep": {**dps, "order": 2, "multistep": True},
-        "dps, multistep, churn 10": {**churned, "order": 2, "multistep": True},
         "dps, churn 10, ζ 0.25": {**churned, "zeta": 0.25},
         "dps, churn 10, ζ 1": {**churned, "zeta": 1.0},
-        "dps, churn 10, ζ 0.5, late 0.25": {**churned, "zeta_late": 0.25},
-        "dps, churn 10, ζ 0.5, late 1": {**churned, "zeta_late": 1.0},
         "dps, churn 10, consistency": {**churned, "consistency": True},
         "dps, churn 10, mean of 4": {**churned, "num_samples": 4},
         "dps, churn 10, a fifth of the steps": {**churned, **few},
-        "dps, multistep, churn 10, a fifth of the steps": {
-            **{**churned, **few},
-            "order": 2,
-            "multistep": True,
-        },
         "daps": daps,
         "daps, η 0.85": {**daps, "eta": 0.85},
-        "daps, 4 ODE steps a level": {**daps, "ode_steps": 4},
-        "daps, STFT likelihood": {**daps, "likelihood": "stft"},
         "daps, mean-seeking": {**daps, "inner_noise": 0.0},
         "daps, mean of 4": {**daps, "num_samples": 4},
         "daps, a fifth of the steps": {**daps, **few},
@@ -77,9 +66,6 @@ def settings(steps: int) -> dict[str, Settings]:
         "preset fast": to_dict(PRESETS["fast"]),
         "pseudo": {**dps, "name": "pseudo"},
         "pseudo, churn 20": {**dps, "name": "pseudo", "s_churn": 20.0},
-        "dirac": {**dps, "name": "dirac"},
-        "dirac, churn 20": {**dps, "name": "dirac", "s_churn": 20.0},
-        "dirac, churn 50": {**dps, "name": "dirac", "s_churn": 50.0},
     }
 
 

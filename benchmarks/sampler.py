@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.drawn import as_drawn
-from davss.config import PRESETS, NetworkConfig, SamplerConfig, changed
+from davss.config import PRESETS, DpsConfig, NetworkConfig, SamplerConfig, changed
 from davss.diffusion.guidance import plan_branches
 from davss.diffusion.prior import NoisePrior, SpeechPrior
 from davss.diffusion.schedule import sigma_schedule
@@ -83,10 +83,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
 
 
-def plan_samplers(arguments: argparse.Namespace) -> list[SamplerConfig]:
+def plan_samplers(arguments: argparse.Namespace) -> list[DpsConfig]:
     """A sampler for each row of a number of speakers."""
     weights, steps = arguments.guidance_weights, arguments.steps
-    return [SamplerConfig(num_steps=steps, guidance_weight=weight) for weight in weights]
+    return [DpsConfig(num_steps=steps, guidance_weight=weight) for weight in weights]
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def run_davss(task: Task, batch: int = 1) -> tuple[float, Tensor]:
 
     def work() -> Tensor:
         seeded = [torch.Generator().manual_seed(0) for _ in range(batch)]
-        denoise = separator.denoiser(mixture, lips, task.num_speakers, seeded)
+        denoise = next(separator.denoisers(mixture, lips, task.num_speakers, seeded))
         return sample(denoise, mixture, task.num_speakers + 1, task.sampler, seeded)
 
     return timed(work)
@@ -225,7 +225,7 @@ def make_priors(nf: int) -> tuple[SpeechPrior, NoisePrior]:
 
 
 def straightforward(
-    speech: SpeechPrior, noise: NoisePrior, mixture: Tensor, lips: Tensor, config: SamplerConfig
+    speech: SpeechPrior, noise: NoisePrior, mixture: Tensor, lips: Tensor, config: DpsConfig
 ) -> Tensor:
     """Algorithm 1 for one mixture (1, T) as one writes it first; sources (1, M, T)."""
     num_sources, length = lips.shape[1] + 1, mixture.shape[-1]

@@ -35,48 +35,53 @@ NoiseModel = Literal["nmf", "gaussian", "none"]  # those that are not trained
 ExperimentName = Literal["noise_models", "lips", "conditions", "cost", "quality"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Precision = Literal["auto", "float32", "bfloat16"]  # auto: bfloat16 on GPUs that have it
 
 Settings = TypeVar("Settings")
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def _settings(cls: type[Settings]) -> type[Settings]:
-    strict = ConfigDict(extra="forbid", allow_inf_nan=False)
+    # a string below a field says what it means; flags show it
+    strict = ConfigDict(extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
     decorate: Any = dataclass(frozen=True, kw_only=True, config=strict)
     return decorate(cls)
 
 
 @_settings
 class SamplerConfig:
-    """How sources are sampled (docs/method.md §4, §5); the defaults are the paper's."""
+    """What all samplers have in common, for signals of RMS 0.05 (docs/method.md §4, §5).
 
-    name: Literal["dps", "daps", "pseudo", "dirac"] = "dps"
+    `SamplerConfig(name=…, …)` makes the settings of that sampler, with what it has besides:
+    `DpsConfig`, `DapsConfig` or `PseudoConfig`; DavssError names one that another sampler has.
+    """
+
+    name: Literal["dps", "daps", "pseudo"] = "dps"
+    """dps is Algorithm 1 of DAVSS-NM; the others take no gradient through a network"""
     num_steps: Count = 400
-    zeta: NonNegative = 0.5
-    zeta_late: NonNegative | None = None  # dps below sigma_data; None: zeta throughout
-    guidance_weight: float = 0.5
-    guidance_form: Literal["extrapolate", "interpolate"] = "extrapolate"
-    sigma_max: Positive = 0.5
-    sigma_min: Positive = 1e-4
-    rho: Positive = 10.0
-    sigma_data: Positive = 0.05  # a separator puts its priors' own in place
-    s_churn: NonNegative = 0.0
-    s_noise: NonNegative = 1.0
-    order: Literal[1, 2] = 1
-    multistep: bool = False  # dps: second order from the step before, without a second call
-    compression: Annotated[float, Field(gt=0, le=1)] = 2 / 3
-    warm_start: bool = False
-    likelihood: Literal["sum", "stft"] = "sum"  # of daps; dps has the compressed STFT always
-    inner_steps: Count = 6  # of daps with likelihood "stft"
-    inner_noise: Fraction = 1.0  # daps: 1 draws at every level, 0 takes the mean
-    eta: Fraction = 1.0  # daps: share of fresh noise in the next state
-    ode_steps: Count = 1  # daps: denoiser calls a level
-    variance: Literal["isotropic", "measured"] = "isotropic"  # daps: of the estimates' errors
-    sigma_y: NonNegative = 0.0  # daps: standard deviation of z in y = Σ x + z
-    consistency: bool = False  # last of all, what is missing of y is shared out
+    """noise levels; each costs one call of both networks"""
     num_samples: Count = 1
-    window_seconds: Positive = 4.0  # longer recordings are separated in windows
+    """draws to average; the mean is closer to the truth, at that many times the cost"""
+    guidance_weight: float = 0.5
+    """strength w of the lips, (1+w) D − w D∅; 0 is plain conditioning, at about half the cost"""
+    sigma_max: Positive = 0.5
+    """noise level to begin at, for signals of RMS 0.05"""
+    sigma_min: Positive = 1e-4
+    """last noise level"""
+    rho: Positive = 10.0
+    """curvature of the noise levels"""
+    s_churn: NonNegative = 0.0
+    """noise put back in, spread over all steps; 10 to 30 calibrates the posterior of dps"""
+    compression: Annotated[float, Field(gt=0, le=1)] = 2 / 3
+    """exponent of the magnitudes that the likelihood compares; only dps follows it"""
+    window_seconds: Positive = 4.0
+    """longest stretch separated at once, in s; longer recordings are cut"""
     overlap_seconds: Positive = 0.5
+    """overlap of neighbouring windows, in s"""
+
+    def __new__(cls, **settings: Any) -> SamplerConfig:
+        """Settings of the sampler that `name` says."""
+        return object.__new__(sampler_class(settings) if cls is SamplerConfig else cls)
 
     @field_validator("sigma_min")
     @classmethod
@@ -94,19 +99,76 @@ class SamplerConfig:
         return value
 
 
+@_settings
+class DpsConfig(SamplerConfig):
+    """Algorithm 1; the defaults are the paper's."""
+
+    name: Literal["dps"] = "dps"
+    zeta: NonNegative = 0.5
+    """pull of the likelihood; it moves a source by an RMS of zeta times the change of sigma"""
+    order: Literal[1, 2] = 1
+    """1 is Euler, 2 is Heun (two calls a step)"""
+    consistency: bool = False
+    """share out at the end what the sources lack of the mixture"""
+
+
+@_settings
+class DapsConfig(SamplerConfig):
+    """Decoupled annealing, conditioned on the sum in closed form (docs/method.md §5.1)."""
+
+    name: Literal["daps"] = "daps"
+    inner_noise: Fraction = 1.0
+    """1 draws the sources at every level, 0 takes their mean"""
+    eta: Fraction = 1.0
+    """share of fresh noise in the next state"""
+    shares: Literal["isotropic", "measured"] = "isotropic"
+    """of what the estimates lack: equal, or as their errors per source, time and frequency"""
+
+
+@_settings
+class PseudoConfig(SamplerConfig):
+    """Each source observed as what the others leave of the mixture (docs/method.md §5.2)."""
+
+    name: Literal["pseudo"] = "pseudo"
+    consistency: bool = False
+    """share out at the end what the sources lack of the mixture"""
+
+
+SAMPLERS: dict[str, type[SamplerConfig]] = {
+    "dps": DpsConfig,
+    "daps": DapsConfig,
+    "pseudo": PseudoConfig,
+}
+
+
+def sampler_class(values: Any, where: str = "") -> type[SamplerConfig]:
+    """The settings class that `values` name; DavssError for a key that another sampler has."""
+    name = values.get("name", "dps") if isinstance(values, dict) else None
+    cls = SAMPLERS.get(str(name))
+    if cls is None:
+        return SamplerConfig  # whose validation says which names there are
+    for key in values:
+        owners = [other for other, its in SAMPLERS.items() if key in names_of(its)]
+        if owners and name not in owners:
+            raise DavssError(
+                f"key '{where}{'.' if where else ''}{key}': a setting of {' and '.join(owners)}, "
+                f"not of {name}; leave it out, or choose that sampler by its name"
+            )
+    return cls
+
+
 # `davss separate --preset`; measured beside each other in docs/benchmarks.md
 PRESETS: dict[str, SamplerConfig] = {
-    "fast": SamplerConfig(
-        name="daps",
+    "fast": DapsConfig(
         num_steps=10,
         num_samples=4,
         inner_noise=0.0,
-        variance="measured",
+        shares="measured",
         sigma_min=1e-3,
         rho=5.0,
         guidance_weight=0.0,
     ),
-    "paper": SamplerConfig(),
+    "paper": DpsConfig(),
 }
 # For the packaged priors (davss/small), chosen on validation clips (docs/results.md).
 PRESETS["small"] = dataclasses.replace(PRESETS["fast"], num_steps=20, num_samples=2, rho=3.0)
@@ -177,7 +239,7 @@ class TrainingConfig:
     augment: AugmentConfig = AugmentConfig()
     audio_only_corpus: str | None = None  # data/shards/NAME: speech without lips, mixed in
     audio_only_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the clips of a run
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 on GPUs
+    precision: Precision = "auto"
     tf32: bool = True  # GPUs: what stays float32 may be multiplied with 10 bits of mantissa
     channels_last: bool = True
     fused_optimiser: bool = True
@@ -256,10 +318,14 @@ class MixturesConfig:
 class SeparationConfig:
     """How a separator computes; results do not depend on it, but for rounding."""
 
-    batch_size: Count = 4  # mixtures, or windows of a long recording, at a time
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 on GPUs
-    compile: bool = False  # torch.compile of the networks: a minute or two, then faster
-    checkpointing: bool = False  # less memory for gradients, at the cost of a forward more
+    batch_size: Count = 4
+    """mixtures, or windows of a long recording, at a time; more are faster and take more memory"""
+    precision: Precision = "auto"
+    """of the networks; auto is bfloat16 on GPUs that have it, float32 elsewhere"""
+    compile: bool = False
+    """torch.compile of the networks: a minute or two at first, then faster"""
+    checkpointing: bool = False
+    """dps: less memory, at the cost of a second forward"""
 
 
 @_settings
@@ -315,6 +381,8 @@ def parse(cls: type[Settings], values: Any, where: str = "") -> Settings:
     """Build settings `cls` from plain YAML/JSON `values`; raises DavssError naming the offending
     key.
     """
+    if cls is SamplerConfig:
+        cls = sampler_class(values, where)  # type: ignore[assignment]
     try:
         return TypeAdapter(cls).validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
@@ -341,6 +409,17 @@ def _read_yaml(path: Path) -> Any:
         raise DavssError(f"{path}: no such params file; run from the repository root") from None
     except yaml.YAMLError as error:
         raise DavssError(f"{path}: not valid YAML ({str(error).splitlines()[0]})") from None
+
+
+def names_of(cls: type) -> list[str]:
+    """The settings that a class has."""
+    return [field.name for field in dataclasses.fields(cls)]
+
+
+def meaning(cls: type, name: str) -> str:
+    """What is written below a setting of `cls`, or of a class that it extends."""
+    fields = (getattr(base, "__pydantic_fields__", {}).get(name) for base in cls.__mro__)
+    return next((field.description for field in fields if field and field.description), "")
 
 
 def changed(settings: Settings, **changes: Any) -> Settings:

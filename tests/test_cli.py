@@ -1,6 +1,5 @@
 """`davss separate`, `info` and `validate` as their user runs them."""
 
-import dataclasses
 import json
 import os
 import signal
@@ -15,8 +14,15 @@ import soundfile
 import davss
 from davss.cli import main
 from davss.cli.application import set_threads
-from davss.cli.flags import EXECUTION_HELP, SAMPLER_HELP
-from davss.config import PRESETS, SamplerConfig, SeparationConfig, parse, to_dict
+from davss.config import (
+    PRESETS,
+    SAMPLERS,
+    SamplerConfig,
+    SeparationConfig,
+    names_of,
+    parse,
+    to_dict,
+)
 from davss.diffusion.prior import save_prior
 from davss.errors import ending_in_one_line
 from tests.priors import make_noise_prior, make_speech_prior
@@ -182,14 +188,16 @@ def received(monkeypatch):
         ("--preset paper", "paper", {}),
         ("--num-steps 7 --preset paper", "paper", {"num_steps": 7}),
         ("--name dps --order 2 --zeta 0", "fast", {"name": "dps", "order": 2, "zeta": 0.0}),
-        ("--preset paper --zeta-late 1", "paper", {"zeta_late": 1.0}),
-        ("--likelihood stft --warm-start", "fast", {"likelihood": "stft", "warm_start": True}),
+        ("--preset paper --consistency", "paper", {"consistency": True}),
+        ("--shares isotropic --eta 0.5", "fast", {"shares": "isotropic", "eta": 0.5}),
         ("--window-seconds 8 --overlap-seconds 1", "fast", LONG),
     ],
 )
 def test_flags_change_the_preset(received, flags, preset, changes):
     main(["separate", "x.wav", *PLACES, *flags.split()])
-    assert received["sampler"] == parse(SamplerConfig, to_dict(PRESETS[preset]) | changes)
+    own = names_of(SAMPLERS[changes.get("name", PRESETS[preset].name)])
+    values = {key: value for key, value in to_dict(PRESETS[preset]).items() if key in own}
+    assert received["sampler"] == parse(SamplerConfig, values | changes)
     assert received["execution"] == SeparationConfig()
 
 
@@ -211,10 +219,32 @@ def test_noise_models_that_need_no_prior(received, tmp_path, monkeypatch):
     assert received["noise_prior"] == Path("nmf")
 
 
-def test_every_setting_has_its_flag():
-    names = {field.name for field in dataclasses.fields(SamplerConfig)}
-    assert set(SAMPLER_HELP) == names - {"sigma_data"}  # which is the priors' own
-    assert set(EXECUTION_HELP) == {field.name for field in dataclasses.fields(SeparationConfig)}
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--zeta 1", "error: --zeta: a setting of dps, not of daps; leave it out"),
+        ("--preset paper --eta 1", "error: --eta: a setting of daps, not of dps; leave it out"),
+        ("--name pseudo --inner-noise 0", "error: --inner-noise: a setting of daps, not of pseudo"),
+        ("--sigma-min 2", "error: --sigma-min 2.0: must be below sigma_max"),
+    ],
+)
+def test_a_flag_that_would_be_ignored_is_refused(received, capsys, flags, message):
+    with pytest.raises(SystemExit) as caught:
+        main(["separate", "x.wav", *PLACES, *flags.split()])
+    assert caught.value.code == 2 and not received
+    assert capsys.readouterr().err.startswith(message)
+
+
+def test_every_setting_has_its_flag(received):
+    for cls in (*SAMPLERS.values(), SeparationConfig):
+        values = to_dict(cls())
+        flags = [
+            f"--{'no-' if value is False else ''}{name.replace('_', '-')}"
+            + ("" if value is False else f"={value}")
+            for name, value in values.items()
+        ]
+        main(["separate", "x.wav", *PLACES, *flags])
+        assert cls() in (received["sampler"], received["execution"])
 
 
 @pytest.mark.parametrize("command", ["separate", "profile"])
@@ -225,7 +255,7 @@ def test_help_names_the_presets_own_values(command, capsys):
     fast, paper = PRESETS["fast"], PRESETS["paper"]
     assert f"[fast {fast.num_steps}, paper {paper.num_steps}, small " in text
     assert "else fast)" in text and "(default: None)" not in text
-    assert "--name {dps,daps,pseudo,dirac}" in text
+    assert "--name {dps,daps,pseudo}" in text
 
 
 def test_a_file_in_the_way_is_noticed_before_the_work(folder, tmp_path, capsys):

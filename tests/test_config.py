@@ -1,12 +1,23 @@
 """Settings: strict parsing that names the key, sections of a params file, digests."""
 
+import copy
 import dataclasses
 import json
+import pickle
 
 import pytest
 
 from davss import config
-from davss.config import CorpusConfig, PriorConfig, SamplerConfig, load_section, parse
+from davss.config import (
+    SAMPLERS,
+    CorpusConfig,
+    DapsConfig,
+    DpsConfig,
+    PriorConfig,
+    SamplerConfig,
+    load_section,
+    parse,
+)
 from davss.errors import DavssError
 
 
@@ -34,7 +45,9 @@ def test_whole_numbers_are_good_floats():
         (SamplerConfig, {"num_steps": 2.5}, "key 'x.num_steps' = 2.5"),
         (SamplerConfig, {"num_steps": True}, "key 'x.num_steps' = True"),
         (SamplerConfig, {"order": 3}, "key 'x.order' = 3"),
-        (SamplerConfig, {"warm_start": "no"}, "key 'x.warm_start' = 'no'"),
+        (SamplerConfig, {"consistency": "no"}, "key 'x.consistency' = 'no'"),
+        (SamplerConfig, {"name": "ddim"}, "key 'x.name' = 'ddim': input should be 'dps', 'daps'"),
+        (SamplerConfig, {"sigma_data": 0.05}, "unknown key 'x.sigma_data'"),
         (PriorConfig, {"network": {"nff": 1}}, "unknown key 'x.network.nff'"),
         (PriorConfig, {"training": {"grad_clip": 0}}, "key 'x.training.grad_clip' = 0"),
         (PriorConfig, {"diffusion": {"gain_db": [1.0]}}, "x.diffusion.gain_db"),
@@ -47,6 +60,40 @@ def test_a_bad_value_is_one_line_naming_the_key(cls, values, message):
         parse(cls, values, "x")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "daps", "zeta": 1.0}, "'zeta': a setting of dps, not of daps; leave it out"),
+        ({"eta": 0.5}, "'eta': a setting of daps, not of dps"),
+        ({"name": "daps", "consistency": True}, "'consistency': a setting of dps and pseudo"),
+        ({"name": "pseudo", "order": 2}, "'order': a setting of dps, not of pseudo"),
+    ],
+)
+def test_a_setting_of_another_sampler_is_refused_by_name(settings, message):
+    with pytest.raises(DavssError, match=message):
+        SamplerConfig(**settings)
+    with pytest.raises(DavssError, match=message.replace("'", "'sampler.", 1)):
+        parse(SamplerConfig, settings, "sampler")
+
+
+def test_the_public_constructor_takes_the_names_of_all_samplers():
+    shared = {"num_steps": 4, "guidance_weight": 0.1, "sigma_max": 0.4, "sigma_min": 1e-3}
+    shared |= {"rho": 7.0, "s_churn": 2.0, "compression": 0.5, "num_samples": 2}
+    dps = SamplerConfig(name="dps", zeta=0.3, order=2, **shared)
+    assert isinstance(dps, DpsConfig) and isinstance(dps, SamplerConfig)
+    assert dps == DpsConfig(zeta=0.3, order=2, **shared) == SamplerConfig(**vars(dps))
+    daps = SamplerConfig(name="daps", eta=0.5, **shared)
+    assert isinstance(daps, DapsConfig) and daps.eta == 0.5
+    for sampler in (dps, daps, SamplerConfig(name="pseudo")):
+        assert pickle.loads(pickle.dumps(sampler)) == sampler == copy.deepcopy(sampler)
+        assert dataclasses.replace(sampler, num_steps=9).num_steps == 9
+
+
+@pytest.mark.parametrize("cls", [*SAMPLERS.values(), config.SeparationConfig])
+def test_every_setting_says_what_it_means(cls):
+    assert all(config.meaning(cls, name) for name in config.names_of(cls))
 
 
 def test_not_a_number_is_refused():

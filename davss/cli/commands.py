@@ -12,7 +12,6 @@ from typing import Any
 
 from davss import __version__, small
 from davss.cli.flags import (
-    EXECUTION_HELP,
     NOISE,
     NOISE_HELP,
     SPEECH_HELP,
@@ -112,7 +111,7 @@ def _add_separate(commands: Any) -> None:
     add("--out", type=path, required=True, metavar="DIR", help="folder to write to")
     add("--seed", type=int, default=0, help="random seed; the file's name counts too")
     add("--device", help="cpu, cuda, cuda:1, ...; by default the GPU if there is one")
-    add_execution(command, EXECUTION_HELP)
+    add_execution(command)
     add_sampler(command)
     command.set_defaults(run=_separate)
 

@@ -1,6 +1,4 @@
-"""Flags of `davss` that are fields of settings: tables say what each means, the
-settings themselves its type, its choices and its default.
-"""
+"""Flags of `davss` that are settings: meaning, type, choices and default are those of the field."""
 
 import argparse
 import os
@@ -10,46 +8,18 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from davss import small
-from davss.config import PRESETS, NoiseModel, SamplerConfig, SeparationConfig, parse, to_dict
+from davss.config import (
+    PRESETS,
+    SAMPLERS,
+    NoiseModel,
+    SamplerConfig,
+    SeparationConfig,
+    meaning,
+    names_of,
+    parse,
+    to_dict,
+)
 from davss.errors import DavssError
-
-SAMPLER_HELP = {
-    "name": "dps is Algorithm 1 of DAVSS-NM; the others take no gradient through a network",
-    "num_steps": "noise levels; each costs one call of both networks",
-    "num_samples": "draws to average; the mean is closer to the truth, at that many times the cost",
-    "zeta": "dps: pull of the likelihood; it moves a source by an RMS of zeta times the change of "
-    "sigma",
-    "zeta_late": "dps: the same below the RMS of the priors' signals",
-    "guidance_weight": "strength of the lips; 0 is plain conditioning, at about half the cost",
-    "guidance_form": "D of lips and of none: (1+w) D - w D0, or w D + (1-w) D0",
-    "sigma_max": "noise level to begin at, for signals of RMS 0.05",
-    "sigma_min": "last noise level",
-    "rho": "curvature of the noise levels",
-    "s_churn": "noise put back in, spread over all steps; 10 to 30 calibrates the posterior of dps",
-    "s_noise": "scale of that noise",
-    "order": "dps: 1 is Euler, 2 is Heun (two calls a step)",
-    "multistep": "dps: second order from the step before, without a second call",
-    "compression": "exponent of the magnitudes that the likelihood compares",
-    "warm_start": "begin around equal parts of the mixture, not at pure noise",
-    "likelihood": "daps: the exact sum, or the compressed STFT of dps",
-    "inner_steps": "daps with likelihood stft: gradient steps a level, none through a network",
-    "inner_noise": "daps: 1 draws the sources at every level, 0 takes their mean",
-    "eta": "daps: share of fresh noise in the next state, 0 to 1",
-    "ode_steps": "daps: calls of both networks a level",
-    "variance": "daps: of the estimates' errors: one number, or measured per source, time and "
-    "frequency",
-    "sigma_y": "daps: RMS by which the sources may miss the mixture, for signals of RMS 0.05",
-    "consistency": "share out at the end what the sources lack of the mixture",
-    "window_seconds": "longest stretch separated at once, in s; longer recordings are cut",
-    "overlap_seconds": "overlap of neighbouring windows, in s",
-}
-
-EXECUTION_HELP = {
-    "batch_size": "windows of a long recording at a time; more are faster and take more memory",
-    "precision": "of the networks; auto is bfloat16 on GPUs, float32 elsewhere",
-    "compile": "torch.compile of the networks: a minute or two at first, then faster",
-    "checkpointing": "dps: less memory, at the cost of a second forward",
-}
 
 NOISE = "|".join(["DIR", *get_args(NoiseModel)])
 SPEECH_HELP = f"directory of a prior, or the name of the one that comes with davss, {small.SPEECH}"
@@ -105,8 +75,18 @@ def noise_model(text: str) -> Path | str:
     return text if text in get_args(NoiseModel) and not Path(text).is_dir() else path(text)
 
 
+def sampler_settings_by_name() -> dict[str, list[type[SamplerConfig]]]:
+    """The settings of all samplers, each with the classes that have it."""
+    found: dict[str, list[type[SamplerConfig]]] = {}
+    classes: list[type[SamplerConfig]] = [SamplerConfig, *SAMPLERS.values()]
+    for cls in classes:
+        for name in names_of(cls):
+            found.setdefault(name, []).append(cls)
+    return found
+
+
 def add_sampler(command: argparse.ArgumentParser) -> None:
-    """Flags of every setting of the sampler that is not the priors' own."""
+    """Flags of every setting of every sampler."""
     group = command.add_argument_group(
         "sampler",
         "A preset, and what is to differ from it; a preset's own value is in brackets.",
@@ -114,21 +94,22 @@ def add_sampler(command: argparse.ArgumentParser) -> None:
     text = f"where to start from (default: {PACKAGED_PRESET} with the speech prior that comes with "
     group.add_argument("--preset", choices=PRESETS, help=f"{text}davss, else {DEFAULT_PRESET})")
     values = {name: to_dict(preset) for name, preset in PRESETS.items()}
-    for name, text in SAMPLER_HELP.items():
-        own = {preset: _shown(values[preset][name]) for preset in PRESETS}
-        if len(set(own.values())) == 1:
+    for name, classes in sampler_settings_by_name().items():
+        own = {preset: _shown(each[name]) for preset, each in values.items() if name in each}
+        note = ", ".join(f"{preset} {value}" for preset, value in own.items())
+        if len(own) == len(PRESETS) and len(set(own.values())) == 1:
             note = own[DEFAULT_PRESET]
-        else:
-            note = ", ".join(f"{preset} {value}" for preset, value in own.items())
-        _add_setting(group, SamplerConfig, name, f"{text} [{note}]")
+        whose = "" if SamplerConfig in classes else ", ".join(cls.name for cls in classes) + ": "
+        text = f"{whose}{meaning(classes[0], name)}{f' [{note}]' if note else ''}"
+        _add_setting(group, classes[0], name, text)
 
 
-def add_execution(command: argparse.ArgumentParser, names: Iterable[str]) -> None:
-    """Flags of the named settings of SeparationConfig."""
+def add_execution(command: argparse.ArgumentParser, names: Iterable[str] | None = None) -> None:
+    """Flags of SeparationConfig: all, or the named settings."""
     group = command.add_argument_group("how to compute; results change by rounding only")
     defaults = to_dict(SeparationConfig())
-    for name in names:
-        text = f"{EXECUTION_HELP[name]} (default: {_shown(defaults[name])})"
+    for name in names or defaults:
+        text = f"{meaning(SeparationConfig, name)} (default: {_shown(defaults[name])})"
         _add_setting(group, SeparationConfig, name, text)
 
 
@@ -160,15 +141,19 @@ def given(arguments: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]
 
 def sampler_settings(arguments: argparse.Namespace) -> SamplerConfig:
     """The preset, changed as the flags say; raises DavssError naming the flag at fault."""
-    changes = given(arguments, SAMPLER_HELP)
+    changes = given(arguments, sampler_settings_by_name())
     packaged = arguments.speech_prior and small.is_packaged(arguments.speech_prior)
     preset = arguments.preset or (PACKAGED_PRESET if packaged else DEFAULT_PRESET)
-    return parse_flags(SamplerConfig, to_dict(PRESETS[preset]) | changes)
+    values = to_dict(PRESETS[preset])
+    known = names_of(SAMPLERS[changes.get("name", values["name"])])
+    return parse_flags(
+        SamplerConfig, {key: values[key] for key in values if key in known} | changes
+    )
 
 
 def execution_settings(arguments: argparse.Namespace) -> SeparationConfig:
     """How to compute, as the flags say."""
-    return parse_flags(SeparationConfig, given(arguments, EXECUTION_HELP))
+    return parse_flags(SeparationConfig, given(arguments, names_of(SeparationConfig)))
 
 
 def parse_flags(settings: type[Settings], values: Mapping[str, Any]) -> Settings:
@@ -176,8 +161,7 @@ def parse_flags(settings: type[Settings], values: Mapping[str, Any]) -> Settings
     try:
         return parse(settings, values)
     except DavssError as error:
-        named = re.match(r"key '(\w+)' = (.*)", str(error))
+        named = re.match(r"key '(\w+)'(?: =)?(.*)", str(error))
         if named is None:
             raise
-        flag = "--" + named[1].replace("_", "-")
-        raise DavssError(f"{flag} {named[2]}") from None
+        raise DavssError(f"--{named[1].replace('_', '-')}{named[2]}") from None

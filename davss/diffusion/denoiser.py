@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from davss.networks import NCSNpp
 from davss.networks.film import Modulations
+from davss.networks.precision import autocast
 
 
 def c_skip(sigma: Tensor, sigma_data: float) -> Tensor:
@@ -30,26 +31,33 @@ def c_in(sigma: Tensor, sigma_data: float) -> Tensor:
 
 
 class Denoiser(nn.Module):
-    """D around a network F; sigma_data is the RMS of clean signals."""
+    """D around a network F; sigma_data is the RMS of clean signals. `precision` is the type that
+    the network computes in; all else keeps the signals' own.
+    """
 
     def __init__(self, network: NCSNpp, sigma_data: float) -> None:
         super().__init__()
         self.network = network
         self.sigma_data = sigma_data
+        self.precision = torch.float32
 
-    def forward(
-        self,
-        u: Tensor,
-        sigma: Tensor,
-        lips: Tensor | None = None,
-        has_lips: Tensor | None = None,
-        modulations: Modulations | None = None,
-    ) -> Tensor:
-        """Denoised u: (B, T) noisy signals, (B,) noise levels, lips (B, V, D) or None → (B, T).
+    def forward(self, u: Tensor, sigma: Tensor, lips: Tensor | Modulations | None = None) -> Tensor:
+        """Denoised u: (B, T) noisy signals, (B,) noise levels → (B, T).
 
-        modulations: what `network.condition` made of the lips, in their place.
+        lips: (B, V, D), None for the null condition, or what `condition` made of them.
         """
         level = sigma[:, None]
         x = (c_in(level, self.sigma_data) * u)[:, None]
-        residual = self.network(x, torch.log(sigma) / 4, lips, has_lips, modulations)[:, 0]
+        with autocast(u.device, self.precision):
+            residual = self.network(x, torch.log(sigma) / 4, lips)[:, 0]
         return c_skip(level, self.sigma_data) * u + c_out(level, self.sigma_data) * residual
+
+    def condition(
+        self, lips: Tensor | None, num_samples: int, has_lips: Tensor | None = None
+    ) -> Modulations:
+        """The lips' part of the network for signals of `num_samples`, to be computed once and used
+        at every noise level: lips (B, V, D), or None for the null condition, which items have for
+        which has_lips (B,) is False.
+        """
+        with autocast(self.network.window.device, self.precision):
+            return self.network.condition(lips, num_samples, has_lips)

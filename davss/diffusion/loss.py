@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from davss.config import DiffusionConfig
-from davss.diffusion.denoiser import c_out
+from davss.diffusion.denoiser import Denoiser, c_out
 from davss.diffusion.schedule import warp
+from davss.networks.film import Modulations
 
 
 def denoising_loss(
@@ -20,14 +21,13 @@ def denoising_loss(
     sigma: Tensor,
     noise: Tensor,
     sigma_data: float,
-    lips: Tensor | None = None,
-    has_lips: Tensor | None = None,
+    lips: Tensor | Modulations | None = None,
 ) -> Tensor:
     """Weighted squared error (D(u_0 + σ ε; σ, V) − u_0)² / c_out² per item, (B,).
 
     The weight makes it equal to the network's own regression error, (F − (u_0 − c_skip u)/c_out)².
     """
-    denoised = denoise(clean + sigma[:, None] * noise, sigma, lips, has_lips)
+    denoised = denoise(clean + sigma[:, None] * noise, sigma, lips)
     return (((denoised - clean) / c_out(sigma, sigma_data)[:, None]) ** 2).mean(dim=1)
 
 
@@ -47,7 +47,7 @@ def noise_levels(uniforms: Tensor, config: DiffusionConfig) -> Tensor:
 
 
 def training_loss(
-    denoise: Callable[..., Tensor],
+    prior: Denoiser,
     clean: Tensor,
     lips: Tensor | None,
     has_lips: Tensor | None,
@@ -62,8 +62,9 @@ def training_loss(
     and one for the lips.
     """
     sigma = noise_levels(uniforms[:, 0], config).to(clean)
+    modulations: Modulations | None = None
     if lips is not None:
         keep = uniforms[:, 1] >= config.lips_dropout
         has_lips = keep if has_lips is None else keep & has_lips
-    loss = denoising_loss(denoise, clean, sigma, noise, config.sigma_data, lips, has_lips)
-    return loss, sigma
+        modulations = prior.condition(lips, clean.shape[-1], has_lips)
+    return denoising_loss(prior, clean, sigma, noise, config.sigma_data, modulations), sigma

@@ -18,7 +18,6 @@ from davss.diffusion.denoiser import Denoiser
 from davss.errors import DavssError
 from davss.networks import NCSNpp
 from davss.networks.eigenlips import VisualEncoder
-from davss.networks.film import Modulations
 from davss.networks.visual import load_visual_encoder, save_visual_encoder
 from davss.networks.weights import read_weights_file
 from davss.small import locate
@@ -70,37 +69,6 @@ class SpeechPrior(Denoiser):
     def sample_rate(self) -> int:
         """Samples per second of the signals that this prior knows."""
         return self.info.sample_rate
-
-    def forward(
-        self,
-        u: Tensor,
-        sigma: Tensor,
-        lips: Tensor | None = None,
-        has_lips: Tensor | None = None,
-        modulations: Modulations | None = None,
-    ) -> Tensor:
-        """Denoised u: (B, T) noisy speech, (B,) noise levels, lips (B, V, D) or None for the null
-        condition → (B, T); modulations: what `condition` made of the lips, in their place.
-        """
-        self.check_lips(lips)
-        return super().forward(u, sigma, lips, has_lips, modulations)
-
-    def condition(
-        self, lips: Tensor | None, has_lips: Tensor | None, batch: int, num_samples: int
-    ) -> Modulations:
-        """The lips' part of the network for `batch` signals of `num_samples`, to be computed once
-        and used at every noise level: lips (B, V, D) or None, has_lips (B,) bool or None.
-        """
-        self.check_lips(lips)
-        return self.network.condition(lips, has_lips, batch, num_samples)
-
-    def check_lips(self, lips: Tensor | None) -> None:
-        """Raise DavssError unless lips (…, D) are features of this prior's visual encoder."""
-        if lips is not None and lips.shape[-1] != self.visual_encoder.dim:
-            raise DavssError(
-                f"lips: features of size {lips.shape[-1]}, the speech prior was trained with "
-                f"{self.visual_encoder.dim}; compute them with the prior's own visual encoder"
-            )
 
 
 def _network(config: NetworkConfig, film_dim: int | None) -> NCSNpp:

@@ -60,9 +60,8 @@ def _denoised(
     prior: SpeechPrior | NoisePrior, noisy: Tensor, sigma: float, lips: Tensor | None
 ) -> Tensor:
     levels = torch.full((len(noisy),), sigma)
-    if lips is None:
-        return prior(noisy, levels)
-    return prior(noisy, levels, lips, torch.arange(len(noisy)) % 2 == 0)
+    has_lips = torch.arange(len(noisy)) % 2 == 0
+    return prior(noisy, levels, prior.condition(lips, noisy.shape[-1], has_lips))
 
 
 def _gain(clean: Tensor, noisy: Tensor, denoised: Tensor) -> float:

@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from davss.errors import DavssError
+
 HIDDEN = 256
-Modulations = list[tuple[Tensor, Tensor]]  # per site γ and β, each (B, C, 1, N)
+Modulations = list[tuple[Tensor, Tensor]]  # per site γ and β, each (B or 1, C, 1, N)
 
 
 class FiLM(nn.Module):
@@ -33,14 +35,15 @@ class FiLM(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(
-        self, lips: Tensor | None, has_lips: Tensor | None, batch: int, frames: int, padded: int
+        self, lips: Tensor | None, has_lips: Tensor | None, frames: int, padded: int
     ) -> Modulations:
-        """(B, V, D) lips or None, (B,) bool or None → per site γ and β, each (B, C, 1, padded
-        frames of the level).
+        """(B, V, D) lips and (B,) bool which of them there are, None: all → per site γ and β, each
+        (B, C, 1, padded frames of the level); of lips None one for all, B = 1.
 
         `frames` counts the valid STFT frames at full resolution, `padded` those after padding.
+        Raises DavssError for lips of another size.
         """
-        hidden = self._embed(lips, has_lips, batch)
+        hidden = self._embed(lips, has_lips)
         resampled: dict[int, Tensor] = {}
         modulations: Modulations = []
         for site, level in zip(self.sites, self.levels, strict=True):
@@ -53,9 +56,14 @@ class FiLM(nn.Module):
             modulations.append((gamma, beta))
         return modulations
 
-    def _embed(self, lips: Tensor | None, has_lips: Tensor | None, batch: int) -> Tensor:
+    def _embed(self, lips: Tensor | None, has_lips: Tensor | None) -> Tensor:
         if lips is None:
-            lips = self.null_lips.expand(batch, 1, -1)
+            lips = self.null_lips.expand(1, 1, -1)
+        elif lips.shape[-1] != len(self.null_lips):
+            raise DavssError(
+                f"lips: features of size {lips.shape[-1]}, the speech prior was trained with "
+                f"{len(self.null_lips)}; compute them with the prior's own visual encoder"
+            )
         elif has_lips is not None:
             lips = torch.where(has_lips[:, None, None], lips, self.null_lips)
         return F.silu(self.project(self.norm(lips))).transpose(1, 2)

@@ -9,6 +9,7 @@ Shapes: B batch · T samples · F bins · N frames · V video frames · D visual
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -119,17 +120,13 @@ class NCSNpp(nn.Module):
         self,
         x: Tensor,
         c_noise: Tensor,
-        lips: Tensor | None = None,
-        has_lips: Tensor | None = None,
-        modulations: Modulations | None = None,
+        lips: Tensor | Modulations | None = None,
     ) -> Tensor:
         """(B, 1, T) scaled waveform, (B,) noise-level label → (B, 1, T).
 
-        lips: (B, V, D) or None for the null condition; has_lips: (B,) bool, items that are False
-        get the null condition; modulations: what `condition` made of both, in their place.
+        lips: (B, V, D), None for the null condition, or what `condition` made of them.
         """
-        if modulations is None and self.film is not None:
-            modulations = self.condition(lips, has_lips, x.shape[0], x.shape[-1])
+        modulations = lips if isinstance(lips, list) else self.condition(lips, x.shape[-1])
         spectrogram = self._stft(x[:, 0])
         padding = (0, -spectrogram.shape[-1] % FRAME_MULTIPLE, 0, 0)
         h = F.pad(spectrogram, padding)
@@ -141,21 +138,24 @@ class NCSNpp(nn.Module):
             h = torch.cat([h, features], dim=1)
         # padded frames stay: public checkpoints were trained with their contribution to the last
         # window
-        h = self._unet(h, c_noise, modulations or [])
+        h = self._unet(h, c_noise, modulations)
         if self.spectral:
             h = h[:, :2] + h[:, 2:] * F.pad(spectrogram, padding)
         return self._istft(h.to(x.dtype), x.shape[-1])[:, None]
 
     def condition(
-        self, lips: Tensor | None, has_lips: Tensor | None, batch: int, num_samples: int
+        self, lips: Tensor | None, num_samples: int, has_lips: Tensor | None = None
     ) -> Modulations:
-        """FiLM's scales and shifts for `batch` signals of `num_samples`; they depend on the lips
-        only, so a sampler computes them once. Empty for a network without lips.
+        """FiLM's scales and shifts for signals of `num_samples`; they depend on the lips only, so a
+        sampler computes them once. Empty for a network without lips.
+
+        lips: (B, V, D), or None for the null condition; has_lips: (B,) bool, items that are False
+        get the null condition.
         """
         if self.film is None:
             return []
         frames = num_samples // self.hop_length + 1
-        return self.film(lips, has_lips, batch, frames, frames + -frames % FRAME_MULTIPLE)
+        return self.film(lips, has_lips, frames, frames + -frames % FRAME_MULTIPLE)
 
     def _unet(self, x: Tensor, c_noise: Tensor, modulations: Modulations) -> Tensor:
         """(B, 2, F, N) → (B, 2, F, N), N a multiple of 16; with `spectral` 7 channels → 3."""
@@ -194,6 +194,10 @@ class NCSNpp(nn.Module):
     def compile_unet(self) -> None:
         """Compile all but the STFTs with torch.compile, at the first call of each shape."""
         self._unet = torch.compile(self._unet)  # type: ignore[method-assign]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy has: it compiles for itself."""
+        return {name: value for name, value in super().__getstate__().items() if name != "_unet"}
 
     def _remembering(self, module: nn.Module) -> Callable[..., Tensor]:
         """The module, or one that keeps no activations for its backward but computes them again."""

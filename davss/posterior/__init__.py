@@ -5,7 +5,7 @@ closed-form posteriors.
 """
 
 from davss.posterior import likelihood
-from davss.posterior.sampling import draws, sample
+from davss.posterior.sampling import sample
 from davss.posterior.steps import Step
 
-__all__ = ["Step", "draws", "likelihood", "sample"]
+__all__ = ["Step", "likelihood", "sample"]

@@ -6,16 +6,15 @@ one likelihood of their sum.
 Because the mixture sees the sources through their sum only, its gradient v is taken once and every
 source receives its vector–Jacobian product: one forward and one backward per denoiser call.
 
-Shapes: B batch · M sources · T samples.
+Shapes: B batch · M sources · T samples. Numbers in brackets are equations of docs/method.md §4.
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from davss.config import SamplerConfig
+from davss.config import DpsConfig
 from davss.posterior.likelihood import value_and_gradient
 from davss.posterior.steps import (
     Callback,
@@ -23,7 +22,8 @@ from davss.posterior.steps import (
     Watch,
     at_level,
     churn,
-    noise_levels,
+    levels,
+    share_out,
     start,
     without_gradient,
 )
@@ -33,72 +33,43 @@ def dps(
     denoise: Denoise,
     mixture: Tensor,
     num_sources: int,
-    config: SamplerConfig,
+    config: DpsConfig,
     generators: Sequence[torch.Generator],
     callback: Callback | None = None,
 ) -> Tensor:
-    """One draw of the sources, (B, M, T); see `davss.posterior.sample`.
-
-    `order` 1 is Euler; 2 is Heun, or with `multistep` DPM-Solver++(2M, arXiv 2211.01095) for the
-    prior's part, whose second order costs no call.
-    """
+    """One draw of the sources, (B, M, T); see `davss.posterior.sample`."""
     watch = Watch(mixture, config.compression, callback)
 
     def slope(u: Tensor, sigma: float) -> tuple[Tensor, Tensor, Tensor]:
         """û, ℓ, and the likelihood's part of d = du/dσ."""
-        denoised, likelihood, gradient = estimate(
-            denoise, u, sigma, watch.target, config.compression
-        )
-        zeta = config.zeta_late if sigma < config.sigma_data else config.zeta
-        step_scale = (config.zeta if zeta is None else zeta) * mixture.shape[-1] ** 0.5
-        return denoised, likelihood, step_scale * gradient / (row_norm(gradient) + 1e-8)
+        u = u.detach().requires_grad_(True)
+        with torch.enable_grad():
+            denoised = denoise(u, at_level(u, sigma))  # (12)
+        total = denoised.detach().sum(dim=1)  # (13)
+        likelihood, v = value_and_gradient(watch.target, total, config.compression)
+        (g,) = torch.autograd.grad(denoised, u, v[:, None].expand_as(denoised))  # (14)
+        pull = config.zeta * mixture.shape[-1] ** 0.5 * g / (row_norm(g) + 1e-8)  # (15)
+        return denoised.detach(), likelihood, pull
 
-    u = start(mixture, num_sources, config, generators)
-    previous: tuple[float, Tensor] | None = None
-    for level in noise_levels(config):
-        u, sigma = churn(u, level, config.s_noise, generators), level.sigma_hat
+    u = start(mixture, num_sources, config, generators)  # (10)
+    for level in levels(config):  # (9)
+        u, sigma = churn(u, level, generators), level.sigma_hat  # (11)
         if level.is_last:  # û is the result: there is no move left to steer
             denoised = without_gradient(denoise, u, sigma)
             still = torch.zeros_like(u)
             watch(level, u, denoised, still, still)
-            return denoised
+            return share_out(denoised, mixture) if config.consistency else denoised
         denoised, likelihood, pull = slope(u, sigma)
         dt = level.sigma_next - sigma
-        ahead = denoised
-        if config.multistep and previous is not None:
-            ahead = extrapolate(denoised, sigma, *previous, level.sigma_next)
-        move, push = dt * (u - ahead) / sigma, dt * pull
+        move, push = dt * (u - denoised) / sigma, dt * pull
         watch(level, u, denoised, move, push, likelihood)
-        if config.order == 2 and not config.multistep:
+        if config.order == 2:  # Heun: d is the mean of those at both ends of the step
             there = u + move + push
-            second, _, pull_there = slope(there, level.sigma_next)
-            move = (move + dt * (there - second) / level.sigma_next) / 2
+            denoised_there, _, pull_there = slope(there, level.sigma_next)
+            move = (move + dt * (there - denoised_there) / level.sigma_next) / 2
             push = (push + dt * pull_there) / 2
-        u = u + move + push
-        previous = sigma, denoised
+        u = u + move + push  # (16)
     raise AssertionError("the last noise level is zero")
-
-
-def estimate(
-    denoise: Denoise, u: Tensor, sigma: float, target: Tensor, compression: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """û (B, M, T), ℓ (B,) and ∂ℓ/∂u (B, M, T) by one forward and one backward through the
-    denoiser.
-    """
-    u = u.detach().requires_grad_(True)
-    with torch.enable_grad():
-        denoised = denoise(u, at_level(u, sigma))
-    likelihood, v = value_and_gradient(target, denoised.detach().sum(dim=1), compression)
-    (gradient,) = torch.autograd.grad(denoised, u, v[:, None].expand_as(denoised))
-    return denoised.detach(), likelihood, gradient
-
-
-def extrapolate(
-    denoised: Tensor, sigma: float, sigma_before: float, before: Tensor, sigma_next: float
-) -> Tensor:
-    """û at the middle of the step ahead, in log σ, from û here and one step before."""
-    half = 0.5 * math.log(sigma / sigma_next) / math.log(sigma_before / sigma)
-    return denoised + half * (denoised - before)
 
 
 def row_norm(x: Tensor) -> Tensor:

@@ -55,8 +55,8 @@ class NmfNoise:
         self.evidence = Evidence(mixture, sample_rate, QUANTILE)
         self.num_updates = num_updates
         # Random about the blind spectrum: equal components would be updated equally for ever.
-        w = draw(self.evidence.num_bins, rank, generators).to(mixture)
-        h = draw(rank, self.evidence.num_frames, generators).to(mixture)
+        w = uniform(self.evidence.num_bins, rank, generators).to(mixture)
+        h = uniform(rank, self.evidence.num_frames, generators).to(mixture)
         blind = self.evidence.blind / (w @ h).mean(dim=-1, keepdim=True)
         self.w, self.h = normalise(w * blind, h)
 
@@ -152,7 +152,7 @@ def multiplicative_update(power: Tensor, w: Tensor, h: Tensor) -> tuple[Tensor, 
     return normalise(w, h.clamp_min(SMALLEST * level))
 
 
-def draw(rows: int, columns: int, generators: Sequence[torch.Generator]) -> Tensor:
+def uniform(rows: int, columns: int, generators: Sequence[torch.Generator]) -> Tensor:
     """Uniform (B, rows, columns), item b from generator b."""
     return torch.stack([torch.rand(rows, columns, generator=g) for g in generators])
 

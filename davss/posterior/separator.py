@@ -9,10 +9,11 @@ T samples · P windows sampled together · W samples of a window · V video fram
 size · N steps · F bins.
 """
 
-import contextlib
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import cast, get_args
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any, TypeVar, cast, get_args
 
 import torch
 import torchaudio.functional
@@ -23,20 +24,25 @@ from davss.config import PRESETS, NoiseModel, SamplerConfig, SeparationConfig, c
 from davss.diffusion.guidance import GuidedSpeech
 from davss.diffusion.prior import NoisePrior, SpeechPrior, load_prior
 from davss.errors import DavssError
+from davss.networks.precision import resolve
 from davss.posterior.inputs import VIDEO_RATE, check_lips, check_mixture, count_speakers
 from davss.posterior.noise_models import GaussianNoise, NmfNoise
 from davss.posterior.recordings import Outcome, Piece, Recordings, at_rate
-from davss.posterior.sampling import draws, evaluations, generator, gentler
+from davss.posterior.sampling import evaluations, generator, gentler, sample
 from davss.posterior.spread import spread
-from davss.posterior.steps import Callback, Denoise
+from davss.posterior.steps import SIGMA_DATA, Callback, Denoise
 from davss.posterior.trace import Trace, replace_items
 from davss.posterior.windows import Windows, conditioned, plan_windows, waves
 from davss.small import DEFAULT_NOISE, NOISE, SPEECH, folder_of
 
+Prior = TypeVar("Prior", SpeechPrior, NoisePrior)
+
 
 @dataclass(frozen=True)
 class Separation:
-    """What a separator returns; a diverged item is silent and `errors` says why."""
+    """What a separator returns, on the mixture's device; a diverged item is silent and `errors`
+    says why.
+    """
 
     speech: Tensor  # (B, K, T)
     noise: Tensor  # (B, T)
@@ -47,13 +53,24 @@ class Separation:
     num_evaluations: int  # calls of each prior's network, for every window
     spread: Tensor | None = None  # (B, M, F, N) with several draws, see davss.posterior.spread
 
+    def to(self, device: torch.device) -> "Separation":
+        """The same with every tensor on `device`."""
+        return replace(
+            self,
+            speech=self.speech.to(device),
+            noise=self.noise.to(device),
+            trace={name: values.to(device) for name, values in self.trace.items()},
+            spread=None if self.spread is None else self.spread.to(device),
+        )
+
 
 class Separator:
     """Separates mixtures with a speech prior and a noise prior (Algorithm 1 of DAVSS-NM).
 
     noise_prior: a prior, or "nmf", "gaussian" or "none", which need none (docs/method.md §6);
     device: where to compute, by default the GPU if there is one; execution: how, which changes
-    results by rounding only. Raises DavssError if the priors do not fit each other.
+    results by rounding only. The separator has its own copies of the priors.
+    Raises DavssError if the priors do not fit each other.
     """
 
     def __init__(
@@ -76,17 +93,21 @@ class Separator:
         self.execution = execution or SeparationConfig()
         if self.device.type == "cpu":
             keep_freed_memory()
-        for prior in priors:
-            # channels-last convolutions are faster, see docs/benchmarks.md
-            prior.to(self.device).to(memory_format=torch.channels_last)
-            prior.eval().requires_grad_(False)
-            prior.network.checkpointing = self.execution.checkpointing
-            if self.execution.compile:
-                prior.network.compile_unet()
-        self.speech_prior, self.noise_prior = speech_prior, noise_prior
-        sampler = sampler or SamplerConfig()
-        self.sampler = changed(sampler, sigma_data=speech_prior.sigma_data)
+        self.dtype = resolve(self.execution.precision, self.device)
+        self.speech_prior = self._own(speech_prior)
+        self.noise_prior = noise_prior if isinstance(noise_prior, str) else self._own(noise_prior)
+        self.sampler = sampler or SamplerConfig()
         self.sample_rate = speech_prior.sample_rate
+
+    def _own(self, prior: Prior) -> Prior:
+        """A copy of a prior, made ready to compute."""
+        prior = copy.deepcopy(prior).eval().requires_grad_(False)
+        prior.precision = self.dtype
+        prior.network.checkpointing = self.execution.checkpointing
+        if self.execution.compile:
+            prior.network.compile_unet()
+        # channels-last convolutions are faster, see docs/benchmarks.md
+        return prior.to(self.device).to(memory_format=torch.channels_last)
 
     @classmethod
     def small(
@@ -119,8 +140,8 @@ class Separator:
         seed: int = 0,
         callback: Callback | None = None,
     ) -> Separation:
-        """Separate mixtures (B, T) sampled at `sample_rate`; the output has the same rate and
-        length, whatever the level and the offset of the input.
+        """Separate mixtures (B, T) sampled at `sample_rate`; the output has the same rate, length
+        and device, whatever the level and the offset of the input.
 
         lips: (B, L, V, D) features of the speakers in view, 25 frames per second, or None;
         num_speakers: speakers in all, default L or 1, those beyond L are off-screen (null
@@ -129,14 +150,14 @@ class Separator:
         Raises DavssError for non-finite or silent mixtures and for lips that do not cover the
         mixture.
         """
-        mixture = torch.as_tensor(mixture, dtype=torch.float32)
+        given = torch.as_tensor(mixture)
+        mixture = given.to("cpu", torch.float32)  # where recordings are cut and put together
         keys = [str(k) for k in (keys if keys is not None else range(len(mixture)))]
         offset = check_mixture(mixture, keys, sample_rate)
         signal = torchaudio.functional.resample(mixture - offset, sample_rate, self.sample_rate)
         if lips is not None:
-            lips = torch.as_tensor(lips, dtype=torch.float32)
+            lips = torch.as_tensor(lips).to("cpu", torch.float32)
             check_lips(lips, len(mixture), signal.shape[-1] / self.sample_rate)
-            self.speech_prior.check_lips(lips)
         num_speakers = count_speakers(lips, num_speakers)
         if num_speakers == 0 and self.noise_prior == "none":
             raise DavssError("num_speakers = 0 with noise model none: nothing is left to find")
@@ -145,7 +166,8 @@ class Separator:
         for wave in waves(len(work.windows), in_order=num_speakers - seen > 1):
             for pieces in work.batches(wave, self.execution.batch_size):
                 work.add(pieces, self._separate(pieces, work, num_speakers, seed, callback))
-        return self._finish(work, signal, mixture.shape[-1], sample_rate, offset)
+        found = self._finish(work, signal, mixture.shape[-1], sample_rate, offset)
+        return found.to(given.device)
 
     def _recordings(
         self, signal: Tensor, lips: Tensor | None, keys: Sequence[str], num_speakers: int
@@ -207,7 +229,7 @@ class Separator:
         known, settled = work.known(pieces)
 
         def attempt(chosen: list[int], sampler: SamplerConfig, seed: int) -> tuple[Tensor, Trace]:
-            trace = Trace(sampler.num_steps, sampler.sigma_data, callback)
+            trace = Trace(sampler.num_steps, callback)
             some = [pieces[index] for index in chosen]
             drawn = self._draw(
                 some, known[chosen], settled[chosen], num_speakers, seed, sampler, trace
@@ -215,12 +237,12 @@ class Separator:
             return drawn, trace
 
         drawn, trace = attempt(list(range(len(pieces))), self.sampler, seed)
-        retried, steps = sorted(trace.diverged), trace.tensors()
+        retried, steps = sorted(trace.diverged()), trace.tensors()
         failed: dict[int, str] = {}
         if retried:
             drawn[:, retried], second = attempt(retried, gentler(self.sampler), seed + 1)
             name = self.sampler.name
-            failed = {retried[index]: second.explain(index, name) for index in second.diverged}
+            failed = {retried[i]: second.explain(at, name) for i, at in second.diverged().items()}
             replace_items(steps, retried, second.tensors())
         return Outcome(
             sources=drawn.mean(dim=0),
@@ -246,42 +268,45 @@ class Separator:
         lips = [piece.lips for piece in pieces if piece.lips is not None]
         seen = torch.stack(lips).to(self.device) if lips else None
         levels = torch.tensor([piece.level for piece in pieces], device=self.device)[:, None]
-        scale = self.speech_prior.sigma_data * num_sources**0.5 / levels
+        scale = SIGMA_DATA * num_sources**0.5 / levels
         mixture = scale * mixture
         known, settled = scale[:, None] * known.to(self.device), settled.to(self.device)
         generators = [generator(seed, piece.key) for piece in pieces]
-        one, results = changed(sampler, num_samples=1), []
-        for _ in range(sampler.num_samples):  # a noise model remembers, so every draw has its own
-            denoise = self.denoiser(mixture, seen, num_speakers, generators)
+        one = changed(sampler, num_samples=1)
+        denoisers = self.denoisers(mixture, seen, num_speakers, generators)
+        draws = []
+        for denoise in islice(denoisers, sampler.num_samples):
             denoise = conditioned(denoise, known, settled)
-            results.append(draws(denoise, mixture, num_sources, one, generators, callback)[0])
-        return (torch.stack(results) / scale[:, None]).cpu()
+            draws.append(sample(denoise, mixture, num_sources, one, generators, callback))
+        return (torch.stack(draws) / scale[:, None]).cpu()
 
-    def denoiser(
+    def denoisers(
         self,
         mixture: Tensor,
         lips: Tensor | None,
         num_speakers: int,
         generators: Sequence[torch.Generator],
-    ) -> Denoise:
-        """The denoiser of all sources of mixtures (B, T) at the priors' level, (u (B, M, T), sigma
-        (B,)) → (B, M, T): one call of each prior.
+    ) -> Iterator[Denoise]:
+        """Denoisers of all sources of mixtures (B, T) at the samplers' level, (u (B, M, T), sigma
+        (B,)) → (B, M, T), one call of each prior. A noise model remembers, so there is one for
+        every draw; what the networks make of the lips they share.
         """
-        sampler, shape = self.sampler, (len(mixture), num_speakers, mixture.shape[-1])
-        speech = GuidedSpeech(self.speech_prior, lips, shape, sampler) if num_speakers else None
-        model = self._noise_model(mixture, generators)
+        shape = len(mixture), num_speakers, mixture.shape[-1]
+        if num_speakers:
+            guided = GuidedSpeech(self.speech_prior, lips, shape, self.sampler)
+            speech = at_samplers_level(guided, self.speech_prior.sigma_data)
+        while True:
+            noise_model = self._noise_model(mixture, generators)
 
-        def denoise(u: Tensor, sigma: Tensor) -> Tensor:
-            with self._precision():
-                voices = speech(u[:, :num_speakers], sigma) if speech else u[:, :0]
-            if model is None:
-                return voices
-            residual = mixture - voices.detach().sum(dim=1)
-            with self._precision():
-                noise = model(u[:, -1], sigma, residual)
-            return torch.cat([voices, noise[:, None]], dim=1)
+            def denoise(u: Tensor, sigma: Tensor, noise_model: Any = noise_model) -> Tensor:
+                voices = speech(u[:, :num_speakers], sigma) if num_speakers else u[:, :0]
+                if noise_model is None:
+                    return voices
+                residual = mixture - voices.detach().sum(dim=1)
+                noise = noise_model(u[:, -1], sigma, residual)
+                return torch.cat([voices, noise[:, None]], dim=1)
 
-        return denoise
+            yield denoise
 
     def _noise_model(self, mixture: Tensor, generators: Sequence[torch.Generator]):
         """(u (B, T), sigma (B,), residual of the speech (B, T)) → denoised (B, T), or None."""
@@ -291,10 +316,11 @@ class Separator:
             return NmfNoise(mixture, self.sample_rate, generators)
         if self.noise_prior == "gaussian":
             return GaussianNoise(mixture, self.sample_rate, generators)
-        return lambda u, sigma, residual: self.noise_prior(u, sigma)
+        prior = at_samplers_level(self.noise_prior, self.noise_prior.sigma_data)
+        return lambda u, sigma, residual: prior(u, sigma)
 
-    def _precision(self) -> contextlib.AbstractContextManager[object]:
-        wanted = self.execution.precision
-        if wanted == "bfloat16" or (wanted == "auto" and self.device.type == "cuda"):
-            return torch.autocast(self.device.type, torch.bfloat16)
-        return contextlib.nullcontext()
+
+def at_samplers_level(denoise: Denoise, sigma_data: float) -> Denoise:
+    """A denoiser of signals of RMS `sigma_data` as one of signals of the RMS that samplers know."""
+    ratio = sigma_data / SIGMA_DATA
+    return denoise if ratio == 1 else lambda u, sigma: denoise(ratio * u, ratio * sigma) / ratio

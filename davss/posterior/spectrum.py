@@ -1,4 +1,4 @@
-"""The STFT of noise models, uncertainties and spreads: Hann windows of unit energy, so that a bin
+"""The STFT of noise models, shares and spreads: Hann windows of unit energy, so that a bin
 of white noise has the variance of a sample. Not to be confused with the likelihood's, BUDDy's.
 
 Shapes: T samples · F bins · N frames.

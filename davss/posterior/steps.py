@@ -15,6 +15,7 @@ from davss.diffusion.schedule import sigma_schedule
 from davss.posterior.likelihood import compressed_distance, compressed_stft
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
+SIGMA_DATA = 0.05  # RMS of a source as samplers know it, whatever the priors' own
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Level:
         return self.sigma_next == 0
 
 
-def noise_levels(config: SamplerConfig) -> Iterator[Level]:
+def levels(config: SamplerConfig) -> Iterator[Level]:
     """The levels of one draw; churn raises each by at most √2 − 1 of itself (EDM, algorithm 2)."""
     grid = sigma_schedule(config.num_steps, config.sigma_min, config.sigma_max, config.rho)
     sigmas = [*grid.tolist(), 0.0]
@@ -99,24 +100,39 @@ def start(
     config: SamplerConfig,
     generators: Sequence[torch.Generator],
 ) -> Tensor:
-    """The state at σ_0, (B, M, T): noise alone, or around y/M with `warm_start`."""
-    u = config.sigma_max * draw(mixture, num_sources, generators)
-    return u + mixture[:, None] / num_sources if config.warm_start else u
+    """The state at σ_0, noise alone, (B, M, T)."""
+    return config.sigma_max * standard_normal(mixture, num_sources, generators)
 
 
-def churn(u: Tensor, level: Level, s_noise: float, generators: Sequence[torch.Generator]) -> Tensor:
+def churn(u: Tensor, level: Level, generators: Sequence[torch.Generator]) -> Tensor:
     """Raise the noise of u (B, M, T) from σ to σ̂."""
     if level.sigma_hat <= level.sigma:
         return u
-    spread = s_noise * (level.sigma_hat**2 - level.sigma**2) ** 0.5
-    return u + spread * draw(u[:, 0], u.shape[1], generators)
+    spread = (level.sigma_hat**2 - level.sigma**2) ** 0.5
+    return u + spread * standard_normal(u[:, 0], u.shape[1], generators)
 
 
-def draw(mixture: Tensor, num_sources: int, generators: Sequence[torch.Generator]) -> Tensor:
-    """Standard normal (B, M, T), item b from generator b."""
-    shape = (num_sources, mixture.shape[-1])
-    items = [torch.randn(shape, generator=g, dtype=mixture.dtype) for g in generators]
-    return torch.stack(items).to(mixture.device)
+def standard_normal(
+    mixture: Tensor, num_sources: int, generators: Sequence[torch.Generator]
+) -> Tensor:
+    """Standard normal (B, M, T) like a mixture (B, T), item b from generator b.
+
+    Drawn on the CPU, so that a seed means the same everywhere; from pinned memory it goes to a GPU
+    while that computes, and nothing waits.
+    """
+    pinned = mixture.is_cuda and torch.cuda.is_available()
+    shape = (len(generators), num_sources, mixture.shape[-1])
+    noise = torch.empty(shape, dtype=mixture.dtype, pin_memory=pinned)
+    for item, generator in zip(noise, generators, strict=True):
+        item.normal_(generator=generator)
+    return noise.to(mixture.device, non_blocking=True)
+
+
+def share_out(sources: Tensor, mixture: Tensor) -> Tensor:
+    """Sources (B, M, T) that add up to the mixture (B, T): each takes as much of what is missing
+    (24).
+    """
+    return sources + (mixture - sources.sum(dim=1))[:, None] / sources.shape[1]
 
 
 def at_level(u: Tensor, sigma: float) -> Tensor:

@@ -6,53 +6,56 @@ Shapes: N steps · B batch · M sources · T samples.
 import torch
 from torch import Tensor
 
-from davss.posterior.steps import Callback, Step
+from davss.posterior.steps import SIGMA_DATA, Callback, Step
 
-LOUD = 100.0  # times sigma_data: no source is that loud unless its sampler has run away
+LOUD = 100.0 * SIGMA_DATA  # no source is that loud unless its sampler has run away
+ITEMS = ("likelihood", "prior_step", "likelihood_step")  # those with a dimension of items
 
 
 class Trace:
-    """A callback that records the first draw and notices items that diverge."""
+    """A callback that records the first draw and notices items that diverge. What it keeps stays
+    where it was computed until it is asked for, so that no step waits for a GPU.
+    """
 
-    def __init__(self, num_steps: int, sigma_data: float, callback: Callback | None = None) -> None:
-        self.num_steps, self.limit, self.callback = num_steps, LOUD * sigma_data, callback
-        self.steps: list[tuple[float, Tensor, Tensor, Tensor]] = []
-        self.diverged: dict[int, tuple[int, float]] = {}
+    def __init__(self, num_steps: int, callback: Callback | None = None) -> None:
+        self.num_steps, self.callback = num_steps, callback
+        self.sigmas: list[float] = []
+        self.steps: list[tuple[Tensor, ...]] = []  # what ITEMS names
+        self.sane: list[Tensor] = []  # (B,) of every step of every draw
 
     def __call__(self, step: Step) -> None:
         if len(self.steps) < self.num_steps:
-            likelihood, move, pull = step.likelihood, step.prior_step, step.likelihood_step
-            self.steps.append((step.sigma, likelihood.cpu(), move.cpu(), pull.cpu()))
+            self.sigmas.append(step.sigma)
+            self.steps.append((step.likelihood, step.prior_step, step.likelihood_step))
         # NaN compares as not below the limit
-        sane = (step.denoised.abs().amax(dim=(1, 2)) < self.limit).tolist()
-        for item in (b for b, good in enumerate(sane) if not good):
-            self.diverged.setdefault(item, (step.step, step.sigma))
+        self.sane.append(step.denoised.abs().amax(dim=(1, 2)) < LOUD)
         if self.callback:
             self.callback(step)
 
-    def explain(self, item: int, sampler: str) -> str:
-        """Where an item diverged at its second try, and the mend."""
-        step, sigma = self.diverged[item]
+    def diverged(self) -> dict[int, int]:
+        """Items that diverged, each with its first bad step."""
+        bad = ~torch.stack(self.sane, dim=1).cpu()
+        return {
+            item: int(steps.nonzero()[0]) % self.num_steps
+            for item, steps in enumerate(bad)
+            if steps.any()
+        }
+
+    def explain(self, step: int, sampler: str) -> str:
+        """What a second try that diverged at `step` comes to, and the mend."""
         dps = sampler == "dps"  # the others have no ζ
         change = "with half of zeta" if dps else "with other random numbers"
         mend = "raise num_steps or lower zeta" if dps else "raise num_steps"
         return (
-            f"the sampler diverged at step {step} of {self.num_steps} (sigma {sigma:.2g}), also "
-            f"at its second try {change}; {mend}"
+            f"the sampler diverged at step {step} of {self.num_steps} (sigma "
+            f"{self.sigmas[step]:.2g}), also at its second try {change}; {mend}"
         )
 
     def tensors(self) -> dict[str, Tensor]:
-        """sigma (N,), likelihood (N, B), prior_step and likelihood_step (N, B, M)."""
-        sigma, likelihood, prior_step, likelihood_step = zip(*self.steps, strict=True)
-        return {
-            "sigma": torch.tensor(sigma),
-            "likelihood": torch.stack(likelihood),
-            "prior_step": torch.stack(prior_step),
-            "likelihood_step": torch.stack(likelihood_step),
-        }
-
-
-ITEMS = ("likelihood", "prior_step", "likelihood_step")  # those with a dimension of items
+        """On the CPU: sigma (N,), likelihood (N, B), prior_step and likelihood_step (N, B, M)."""
+        columns = zip(ITEMS, zip(*self.steps, strict=True), strict=True)
+        found = {name: torch.stack(values).cpu() for name, values in columns}
+        return {"sigma": torch.tensor(self.sigmas), **found}
 
 
 def replace_items(trace: dict[str, Tensor], items: list[int], other: dict[str, Tensor]) -> None:

@@ -97,7 +97,7 @@ def profile(
         "execution": to_dict(separator.execution),
         "noise_model": noise if isinstance(noise, str) else "prior",
         "sample_rate": separator.sample_rate,
-        "dtype": _name(timing.compute_dtype(separator)),
+        "dtype": _name(separator.dtype),
         "windows": len(windows),
         "window_seconds": windows.length / separator.sample_rate,
         "speech_parameters": counting.num_parameters(speech),
@@ -125,7 +125,7 @@ def _timed(
     say: timing.Say,
 ) -> dict[str, Any]:
     """What was measured on the device, and what follows from it; rates in GFLOP/s."""
-    device, dtype = separator.device, timing.compute_dtype(separator)
+    device, dtype = separator.device, separator.dtype
     length, batch = _plan(separator, workload).length, workload.batch_size
     before = 0 if device.type == "cuda" else timing.peak_memory(device)
     mixtures = timing.make_noise(separator, batch, workload.num_speakers, length)

@@ -128,7 +128,7 @@ def _on_meta(
     bins, _, padded = spectrogram_shape(prior, num_samples)
     with torch.device("meta"):
         x = torch.empty(1, original.num_inputs, bins, padded)
-        return x, network.condition(None, None, 1, num_samples), network
+        return x, network.condition(None, num_samples), network
 
 
 def _tensors(network: nn.Module) -> list[Tensor]:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from davss.config import SamplerConfig, parse, to_dict
+from davss.config import changed
 from davss.posterior.inputs import VIDEO_RATE
 from davss.posterior.separator import Separator
 
@@ -42,8 +42,7 @@ def time_steps(
     # one draw, and its last step, which takes no gradient, is never among those measured
     num_steps = max(separator.sampler.num_steps, count + 2)
     one_draw = copy.copy(separator)
-    settings = to_dict(separator.sampler) | {"num_samples": 1, "num_steps": num_steps}
-    one_draw.sampler = parse(SamplerConfig, settings)
+    one_draw.sampler = changed(separator.sampler, num_samples=1, num_steps=num_steps)
     synchronize(separator.device)
     ends = [time.perf_counter()]
 
@@ -69,14 +68,6 @@ def make_noise(
     seeded, dim = torch.Generator().manual_seed(0), separator.speech_prior.visual_encoder.dim
     mixture = torch.randn(batch, num_samples, generator=seeded)
     return mixture, torch.randn(batch, num_speakers, frames, dim, generator=seeded)
-
-
-def compute_dtype(separator: Separator) -> torch.dtype:
-    """The type that the networks' convolutions compute in: that of the weights, or autocast's."""
-    with separator._precision():
-        if torch.is_autocast_enabled(separator.device.type):
-            return torch.get_autocast_dtype(separator.device.type)
-    return next(separator.speech_prior.network.parameters()).dtype
 
 
 def conv_peak(

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from davss.config import SamplerConfig, changed
+from davss.config import DapsConfig, changed
 from davss.diffusion.prior import NoisePrior, SpeechPrior
 from davss.diffusion.schedule import sigma_schedule
 from davss.evaluation.metrics import si_sdr
@@ -28,7 +28,7 @@ SNR_DB = 10.0  # of the voices together
 MIXTURES_AT_A_TIME = 4
 SAMPLES, SAMPLE_SEED = 2, 0
 # closed-form Gaussian updates, no gradient through a network: the cheapest sampler
-SAMPLER = SamplerConfig(name="daps", inner_noise=0.0, sigma_min=1e-3, rho=5.0, guidance_weight=0.0)
+SAMPLER = DapsConfig(inner_noise=0.0, sigma_min=1e-3, rho=5.0, guidance_weight=0.0)
 
 
 @dataclass(frozen=True)

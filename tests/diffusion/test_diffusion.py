@@ -38,32 +38,33 @@ def test_untrained_denoiser_is_the_wiener_filter_of_white_noise():
 def test_lips_are_dropped_at_the_given_rate():
     seen = []
 
-    def denoise(u, sigma, lips, has_lips):
-        seen.append(has_lips)
-        return u
+    class Prior:
+        def condition(self, lips, num_samples, has_lips):
+            seen.append(has_lips)
+
+        def __call__(self, u, sigma, modulations):
+            return u
 
     generator = torch.Generator().manual_seed(0)
     config = DiffusionConfig(lips_dropout=0.2)
     available = torch.arange(4000) % 4 != 0
     clean, lips = torch.zeros(4000, 8), torch.zeros(4000, 1, 6)
     uniforms = torch.rand(4000, 2, generator=generator, dtype=torch.float64)
-    training_loss(denoise, clean, lips, available, config, torch.zeros_like(clean), uniforms)
+    training_loss(Prior(), clean, lips, available, config, torch.zeros_like(clean), uniforms)
     assert not (seen[0] & ~available).any()
     assert abs(seen[0][available].float().mean() - 0.8) < 0.03
 
 
-@pytest.mark.parametrize("form", ["extrapolate", "interpolate"])
 @pytest.mark.parametrize("weight", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("num_lips", [0, 2, 3])
-def test_guidance_in_one_call(form, weight, num_lips):
+def test_guidance_in_one_call(weight, num_lips):
     prior, calls = make_speech_prior(), []
     prior.register_forward_hook(lambda module, args, output: calls.append(len(args[0])))
     u, sigma = torch.randn(2, 3, 500) * 0.05, torch.tensor([0.05, 0.1])
     lips = torch.randn(2, num_lips, 4, 6) if num_lips else None
-    config = SamplerConfig(guidance_weight=weight, guidance_form=form)
+    config = SamplerConfig(guidance_weight=weight)
     result = GuidedSpeech(prior, lips, (2, 3, 500), config)(u, sigma)
-    conditional = 1 + weight if form == "extrapolate" else weight
-    branches = {0: 0, 1: 0}.get(conditional, num_lips)
+    branches = num_lips if weight else 0
     assert len(calls) == 1
     assert sum(calls) == 2 * (3 + branches)  # a branch without weight costs nothing
     assert plan_branches(3, num_lips, config).total == 3 + branches
@@ -71,7 +72,7 @@ def test_guidance_in_one_call(form, weight, num_lips):
         expected = prior(u[:, k], sigma)
         if k < num_lips:
             with_lips = prior(u[:, k], sigma, lips[:, k])
-            expected = conditional * with_lips + (1 - conditional) * expected
+            expected = (1 + weight) * with_lips - weight * expected
         torch.testing.assert_close(result[:, k], expected, rtol=1e-4, atol=1e-6)
 
 
@@ -91,7 +92,7 @@ def test_prior_errors_name_the_file(tmp_path):
     save_prior(make_noise_prior(), tmp_path / "prior")
     weights = tmp_path / "prior" / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
-    with pytest.raises(DavssError, match=r"weights\.safetensors: does not fit"):
+    with pytest.raises(DavssError, match=r"weights\.safetensors: damaged"):
         load_prior(tmp_path / "prior")
     weights.unlink()
     with pytest.raises(DavssError, match=r"weights\.safetensors: missing"):

@@ -69,7 +69,7 @@ def test_lips_steer_the_output_once_trained(small):
     with_lips, without = small(x, c_noise, lips), small(x, c_noise)
     assert (with_lips - without).abs().max() > 1e-3
     # items without lips get the null condition, whatever stands in their place
-    mixed = small(x, c_noise, lips, torch.tensor([True, False]))
+    mixed = small(x, c_noise, small.condition(lips, 500, torch.tensor([True, False])))
     torch.testing.assert_close(mixed, torch.stack([with_lips[0], without[1]]))
 
 
@@ -82,7 +82,7 @@ def test_lips_act_where_they_are_in_time():
     lips = torch.zeros(1, 100, 6)
     lips[:, 50:] = torch.randn(6)
     frames = 500
-    modulations = network.film(lips, None, 1, frames, 512)
+    modulations = network.film(lips, None, frames, 512)
     gamma = modulations[0][0][0, :, 0]
     assert (gamma[:, :240] - gamma[:, :1]).abs().max() < 1e-6
     assert (gamma[:, 260:] - gamma[:, -1:]).abs().max() < 1e-6

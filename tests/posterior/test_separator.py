@@ -105,8 +105,8 @@ def test_priors_of_two_rates_do_not_fit():
 
 
 def test_an_item_that_diverges_is_tried_again_with_half_of_zeta(mixture):
-    noise, zetas = make_noise_prior(), []
-    separator = Separator(make_speech_prior(), noise, SAMPLER, device="cpu")
+    zetas = []
+    separator = Separator(make_speech_prior(), make_noise_prior(), SAMPLER, device="cpu")
 
     def break_second(module, arguments, output):
         return output * torch.tensor([1.0, float("inf")])[: len(output), None]
@@ -115,7 +115,7 @@ def test_an_item_that_diverges_is_tried_again_with_half_of_zeta(mixture):
         if step.step == 0:
             zetas.append(step.likelihood_step[0, 0].item())
 
-    handle = noise.register_forward_hook(break_second)
+    handle = separator.noise_prior.register_forward_hook(break_second)
     result = separator(mixture, sample_rate=8000, keys=["a", "b"], callback=watch)
     handle.remove()
     assert result.errors == [None, None] and result.trace["retries"].tolist() == [0, 1]
@@ -129,11 +129,10 @@ def test_an_item_that_diverges_is_tried_again_with_half_of_zeta(mixture):
 @pytest.mark.parametrize(("name", "mend"), [("dps", "half of zeta"), ("daps", "other random")])
 def test_an_item_that_diverges_twice_is_silent_and_named(mixture, name, mend):
     noise = make_noise_prior()
-    handle = noise.register_forward_hook(lambda module, arguments, output: output * torch.inf)
-    config = replace(SAMPLER, name=name)
+    noise.register_forward_hook(lambda module, arguments, output: output * torch.inf)
+    config = SamplerConfig(name=name, num_steps=4)
     separator = Separator(make_speech_prior(), noise, config, device="cpu")
     result = separator(mixture, sample_rate=8000, keys=["a", "b"])
-    handle.remove()
     assert result.errors[1].startswith("b: the sampler diverged at step 0 of 4")
     assert mend in result.errors[1]
     assert result.speech.abs().max() == 0 and result.noise.abs().max() == 0
@@ -142,10 +141,10 @@ def test_an_item_that_diverges_twice_is_silent_and_named(mixture, name, mend):
 class FallibleSeparator(Separator):
     """A separator that diverges for windows that end with a spike."""
 
-    def denoiser(self, mixture, lips, num_speakers, generators):
-        denoise = super().denoiser(mixture, lips, num_speakers, generators)
+    def denoisers(self, mixture, lips, num_speakers, generators):
         broken = torch.where(mixture[:, -1:, None] > 0.5, torch.inf, 1.0)
-        return lambda u, sigma: denoise(u, sigma) * broken
+        for denoise in super().denoisers(mixture, lips, num_speakers, generators):
+            yield lambda u, sigma, denoise=denoise: denoise(u, sigma) * broken
 
 
 def test_a_window_that_diverges_is_left_in_the_noise():
@@ -168,7 +167,7 @@ def test_a_window_that_diverges_is_left_in_the_noise():
 @pytest.mark.parametrize("factor", [1e-4, 1e4])
 @pytest.mark.parametrize("sampler", ["dps", "daps"])
 def test_any_level(mixture, lips, factor, sampler):
-    config = replace(SAMPLER, name=sampler)
+    config = SamplerConfig(name=sampler, num_steps=4)
     separator = Separator(make_speech_prior(), make_noise_prior(), config, device="cpu")
     one = separator(mixture, lips, sample_rate=8000).speech
     other = separator(factor * mixture, lips, sample_rate=8000).speech / factor
@@ -192,7 +191,7 @@ def test_a_clipped_recording_is_separated(separator, mixture):
 @pytest.mark.parametrize("model", ["nmf", "gaussian", "none"])
 @pytest.mark.parametrize("sampler", ["dps", "daps"])
 def test_noise_models_without_a_prior(mixture, lips, model, sampler):
-    config = replace(SAMPLER, name=sampler, num_samples=2)
+    config = SamplerConfig(name=sampler, num_steps=4, num_samples=2)
     separator = Separator(make_speech_prior(), model, config, device="cpu")
     result = separator(mixture, lips, sample_rate=8000, keys=["a", "b"])
     assert result.speech.shape == (2, 2, 8000) and result.noise.shape == (2, 8000)

@@ -1,5 +1,6 @@
 """Long recordings: windows cover them, overlaps agree, seams are no worse than the rest."""
 
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -73,14 +74,14 @@ class GaussianSeparator(Separator):
     does not say who is who, so draws that do not know of each other differ.
     """
 
-    def denoiser(self, mixture, lips, num_speakers, generators):
+    def denoisers(self, mixture, lips, num_speakers, generators):
         power = oracle.spectra(mixture.shape[-1])[:1].to(mixture)
 
         def denoise(u, sigma):
             gain = power / (power + sigma[:, None, None] ** 2)
             return torch.fft.irfft(torch.fft.rfft(u) * gain, n=u.shape[-1])
 
-        return denoise
+        return itertools.repeat(denoise)
 
 
 def long_mixture(seconds):
