@@ -4,12 +4,13 @@ VENV ?= .venv
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-BIN := $(abspath $(VENV))/bin
+BIN := $(if $(filter /%,$(VENV)),$(VENV),$(CURDIR)/$(VENV))/bin
+PIP := "$(BIN)/python" -m pip install --disable-pip-version-check --no-deps
 STAMP := $(VENV)/.installed
 # Stages are commands of DVC: they find their Python on the PATH.
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help env repro params test test-slow lint format browser clean
+.PHONY: help env repro repository params test test-slow lint format browser clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,18 +18,25 @@ help: ## print this list
 env: $(STAMP) ## build the environment in .venv
 
 $(STAMP): requirements.lock pyproject.toml
-	@found=$$($(PYTHON) --version 2>/dev/null || echo missing); \
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	@found=$$("$(PYTHON)" --version 2>/dev/null || echo missing); \
+	"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "error: $(PYTHON): $$found; davss needs Python 3.11 or newer, for instance" \
 	    "\`make $(or $(firstword $(MAKECMDGOALS)),env) PYTHON=python3.11\`" >&2; exit 2; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
+	@test -x "$(BIN)/python" || "$(PYTHON)" -m venv "$(VENV)" || { \
 	  echo "error: cannot create $(VENV); on Debian or Ubuntu: apt-get install python3-venv" >&2; exit 2; }
-	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -r requirements.lock
-	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -e .
+	$(PIP) -r <(grep -v '^pesq==' requirements.lock)
+	@$(PIP) --quiet "$$(grep '^pesq==' requirements.lock)" 2>/dev/null || \
+	  echo "note: PESQ is left out of the scores; its package needs a C compiler and Python's headers" \
+	    "(on Debian or Ubuntu: apt-get install gcc python3-dev, then make -B env)" >&2
+	$(PIP) -e .
 	@touch $@
 
-repro: $(STAMP) ## the whole experiment: environment, every stage, report/index.html
+repro: repository $(STAMP) ## the whole experiment: environment, every stage, report/index.html
 	dvc repro
+
+repository:
+	@git rev-parse --git-dir >/dev/null || { \
+	  echo "error: DVC needs a Git repository; clone davss, or run \`git init\` here" >&2; exit 2; }
 
 params: $(STAMP) ## compose params.yaml afresh from pipelines/conf
 	python -m pipelines.compose

@@ -31,11 +31,16 @@ __all__ = [*_EXPORTS, *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _EXPORTS:
-        return getattr(import_module(_EXPORTS[name]), name)
-    if name in _MODULES:
-        return import_module(f"davss.{name}")
-    raise AttributeError(f"module 'davss' has no attribute '{name}'")
+    if name not in __all__:
+        raise AttributeError(f"module 'davss' has no attribute '{name}'")
+    try:
+        module = import_module(_EXPORTS.get(name, f"davss.{name}"))
+    except ModuleNotFoundError as error:
+        from davss.errors import EXTRA
+
+        error.add_note(EXTRA)
+        raise
+    return getattr(module, name) if name in _EXPORTS else module
 
 
 def __dir__() -> list[str]:

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+EXTRA = "install davss with its extra, as by `pip install '.[workflow]'` in its folder"
+
 
 class DavssError(Exception):
     """Bad input or a missing piece: a sentence naming the file or key, and how to mend it.
@@ -36,6 +38,11 @@ def ending_in_one_line() -> Iterator[None]:
         sys.stdout.flush()
     except DavssError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        if (error.name or "davss").partition(".")[0] in ("davss", "pipelines", "cluster"):
+            raise
+        print(f"error: this needs the Python package {error.name}; {EXTRA}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

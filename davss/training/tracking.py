@@ -1,35 +1,40 @@
 """Weights & Biases tracking of a run: losses, audio, spectrograms, settings; all that needs wandb.
 
-Tracking is a convenience: whatever goes wrong in it is one warning, and the run goes on without. It
-has a thread of its own, so that a slow or silent server costs no time.
+Tracking is a convenience: whatever goes wrong in it is one warning, and the run goes on without.
+W&B sends from a process of its own: a silent server costs no step, only INIT_TIMEOUT at the start
+of a run and FINISH_TIMEOUT at its end.
 Global rank 0 tracks; the other ranks, and runs with WANDB_MODE=disabled, get a tracker that does
 nothing.
 """
 
 from __future__ import annotations
 
+import configparser
 import logging
 import netrc
 import os
-import queue
 import subprocess
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from davss.errors import DavssError
+
 log = logging.getLogger(__name__)
 
 PROJECT = "davss"
 STEP = "train/samples_seen"
-QUEUE_SIZE = 2000  # figures and panels that wait for W&B
-PATIENCE = 60.0  # seconds that the end of a run waits for W&B
-INIT_TIMEOUT = 30.0  # seconds that the start of a run waits, in its thread
+INIT_TIMEOUT = 20.0  # seconds that the start of a run waits for an answer
+FINISH_TIMEOUT = 60.0  # seconds that the end of a run waits for what is not yet sent
+MODES = ("online", "offline", "disabled", "shared")
+OLD_MODES = {"run": "online", "dryrun": "offline"}
+NAMES_TRIED = 4  # of a run that was deleted on the server, which takes no name twice
 
 
 @dataclass(frozen=True)
@@ -43,21 +48,41 @@ class TrackingConfig:
 
 
 def choose_mode(environment: Mapping[str, str]) -> str:
-    """W&B mode: WANDB_MODE where set, online with a key, otherwise offline (which is logged)."""
+    """W&B mode: WANDB_MODE where set, online with a key for its server, otherwise offline (which is
+    logged). Raises DavssError for a mode that W&B does not know.
+    """
     if environment.get("WANDB_DISABLED", "").lower() in {"1", "true", "yes"}:
         return "disabled"
     if mode := environment.get("WANDB_MODE"):
+        if (mode := OLD_MODES.get(mode, mode)) not in MODES:
+            raise DavssError(f"WANDB_MODE={mode}: give online, offline or disabled")
         return mode
-    if environment.get("WANDB_API_KEY") or _has_netrc_key(environment):
+    if environment.get("WANDB_API_KEY") or environment.get("WANDB_IDENTITY_TOKEN_FILE"):
         return "online"
-    log.warning("W&B: no key and no WANDB_MODE: runs are kept offline (`wandb sync` uploads them)")
+    host = _host(environment)
+    if _has_netrc_key(environment, host):
+        return "online"
+    log.warning("W&B: no WANDB_MODE and no key for %s: the run is kept offline", host)
     return "offline"
 
 
-def _has_netrc_key(environment: Mapping[str, str]) -> bool:
-    path = Path(environment.get("NETRC", Path.home() / ".netrc"))
+def _host(environment: Mapping[str, str]) -> str:
+    """Where runs go: WANDB_BASE_URL, what `wandb login --host` wrote down, or W&B's own server."""
+    folder = environment.get("WANDB_CONFIG_DIR", "~/.config/wandb")
+    written = configparser.ConfigParser(interpolation=None)
     try:
-        return netrc.netrc(path).authenticators("api.wandb.ai") is not None
+        written.read([os.path.expanduser(f"{folder}/settings"), "wandb/settings"])
+    except (OSError, configparser.Error) as error:
+        log.debug("W&B: %s", error)
+    fallback = written.get("default", "base_url", fallback="https://api.wandb.ai")
+    url = environment.get("WANDB_BASE_URL") or fallback
+    return urlparse(url).hostname or url
+
+
+def _has_netrc_key(environment: Mapping[str, str], host: str) -> bool:
+    path = os.path.expanduser(environment.get("NETRC", "~/.netrc"))
+    try:
+        return netrc.netrc(path).authenticators(host) is not None
     except (OSError, netrc.NetrcParseError):
         return False
 
@@ -95,30 +120,14 @@ class NullTracker:
 
 
 class Tracker:
-    """A W&B run with its own step axis, `train/samples_seen`; the same id goes on with the run.
+    """A W&B run with its own step axis, `train/samples_seen`; the same id goes on with the run."""
 
-    All of W&B happens in a thread of its own, its start too: calls only put work in a queue, and
-    what does not fit is dropped. `finish` waits `patience` seconds for the rest and no longer.
-    """
-
-    def __init__(
-        self,
-        config: TrackingConfig,
-        folder: Path,
-        *,
-        queue_size: int = QUEUE_SIZE,
-        patience: float = PATIENCE,
-    ) -> None:
-        self.patience, self.dropped = patience, 0
-        self._queue: queue.Queue[Callable[[Any], Any]] = queue.Queue(queue_size)
-        self._ended = threading.Event()
-        # a daemon: a W&B that hangs must not keep the process
-        self._thread = threading.Thread(target=self._work, args=(config, folder), daemon=True)
-        self._thread.start()
+    def __init__(self, config: TrackingConfig, folder: Path) -> None:
+        self._run = _start_run(config, folder)
 
     def log(self, samples_seen: int, metrics: dict[str, float]) -> None:
         """Log figures by their names (`train/loss`, `valid/loss`, …)."""
-        self._put(lambda run: run.log({STEP: samples_seen, **metrics}))
+        self._attempt(lambda run: run.log({STEP: samples_seen, **metrics}))
 
     def log_audio(
         self,
@@ -130,7 +139,9 @@ class Tracker:
         """Log signals (T,) as players `PANEL/NAME`, and one picture of their spectrograms above
         each other.
         """
-        self._put(lambda run: run.log({STEP: samples_seen, **players(signals, sample_rate, panel)}))
+        self._attempt(
+            lambda run: run.log({STEP: samples_seen, **players(signals, sample_rate, panel)})
+        )
 
     def log_prior(self, name: str, folder: Path, lineage: dict[str, Any]) -> None:
         """Log the directory of a prior as an artifact by reference: nothing is uploaded but the
@@ -144,58 +155,46 @@ class Tracker:
             artifact.add_reference(folder.resolve().as_uri())
             run.log_artifact(artifact)
 
-        self._put(send)
+        self._attempt(send)
 
     def finish(self) -> None:
-        """Write what is left and close the run, if W&B does so in time."""
-        self._ended.set()
-        self._thread.join(self.patience)
-        if self._thread.is_alive():
-            log.warning("W&B is slow: its last figures are given up after %g s", self.patience)
+        """Send what is left and close the run, if W&B takes it in time."""
+        self._attempt(lambda run: run.finish())
 
-    def _put(self, action: Callable[[Any], Any]) -> None:
+    def _attempt(self, action: Callable[[Any], Any]) -> None:
+        """Do it; with a warning, the last thing that is done once something fails."""
+        if self._run is None:
+            return
         try:
-            self._queue.put_nowait(action)
-        except queue.Full:
-            self.dropped += 1
-            if self.dropped == 1:
-                log.warning("W&B is slow: figures are dropped, training goes on")
-
-    def _work(self, config: TrackingConfig, folder: Path) -> None:
-        """The thread: start the run, do what is queued; on any error warn once and do no more."""
-        run = _start_run(config, folder)
-        while not (self._ended.is_set() and self._queue.empty()):
-            try:
-                action = self._queue.get(timeout=0.1)
-            except queue.Empty:
-                continue
-            run = _attempt(run, action)
-        _attempt(run, lambda run: run.finish())
-
-
-def _attempt(run: Any, action: Callable[[Any], Any]) -> Any:
-    """The run after `action`: None, with a warning, once something failed."""
-    if run is None:
-        return None
-    try:
-        action(run)
-    except Exception as error:
-        log.warning("W&B stopped (%s); training goes on untracked", _first_line(error))
-        return None
-    return run
+            action(self._run)
+        except Exception as error:
+            log.warning("W&B stopped (%s); the run goes on untracked", _first_line(error))
+            self._run = None
 
 
 def _start_run(config: TrackingConfig, folder: Path) -> Any:
     """The W&B run, offline if W&B cannot be reached; None, with a warning, if that fails too."""
-    try:
-        return _open_run(config, folder)
-    except Exception as error:
-        log.warning("W&B does not start (%s)", _first_line(error))
+    error: Exception | None = None
+    for number in range(1, NAMES_TRIED + 1):
+        name = config.run_id if number == 1 else f"{config.run_id}-{number}"
+        try:
+            return _open_run(replace(config, run_id=name), folder)
+        except Exception as failed:
+            error = failed
+            _forget_failed_start()
+            if "deleted" not in str(error):
+                break
+            log.warning("W&B: run %s was deleted on the server; it begins anew", name)
+    log.warning("W&B does not start (%s)", _first_line(error))
     if config.mode == "offline":
         return None
-    log.warning("W&B: this run is kept offline (`wandb sync` uploads it)")
-    _forget_failed_start()
+    log.warning("W&B: this run is kept offline; %s uploads it", sync_command(folder))
     return _start_run(replace(config, mode="offline"), folder)
+
+
+def sync_command(folder: Path) -> str:
+    """What uploads the offline runs below `folder`."""
+    return f"`wandb sync {folder}/wandb/offline-run-*`"
 
 
 def _forget_failed_start() -> None:
@@ -212,8 +211,8 @@ def _open_run(config: TrackingConfig, folder: Path) -> Any:
     import wandb
 
     folder.mkdir(parents=True, exist_ok=True)
-    quiet = wandb.Settings(
-        console="off", silent=True, init_timeout=INIT_TIMEOUT, x_disable_meta=False
+    settings = wandb.Settings(
+        console="off", silent=True, init_timeout=INIT_TIMEOUT, finish_timeout=FINISH_TIMEOUT
     )
     run = wandb.init(
         project=os.environ.get("WANDB_PROJECT", PROJECT),
@@ -223,7 +222,7 @@ def _open_run(config: TrackingConfig, folder: Path) -> Any:
         mode=config.mode,  # type: ignore[arg-type]
         dir=str(folder),
         config=config.settings,
-        settings=quiet,
+        settings=settings,
     )
     run.define_metric(STEP)
     run.define_metric("*", step_metric=STEP)
@@ -265,5 +264,5 @@ def spectrograms(signals: dict[str, Tensor]) -> np.ndarray:
     return (255 * colours).astype(np.uint8)
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: Exception | None) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]

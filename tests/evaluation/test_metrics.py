@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ import torch
 
 from davss.errors import DavssError
 from davss.evaluation import metrics
+
+with_pesq = pytest.mark.skipif(find_spec("pesq") is None, reason="pesq is not installed")
 
 
 def signals(num_samples: int = 16000, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -59,6 +62,7 @@ def test_si_sdr_of_silence():
     assert metrics.si_sdr(sound, sound).item() > 100
 
 
+@with_pesq
 @pytest.mark.parametrize(("rate", "mode"), [(8000, "nb"), (16000, "wb")])
 def test_score_gives_every_metric(rate, mode):
     from pesq import pesq
@@ -73,6 +77,7 @@ def test_score_gives_every_metric(rate, mode):
     assert result["pesq"] == pytest.approx(pesq(rate, reference, estimate, mode), abs=0.02)
 
 
+@with_pesq
 def test_score_is_nan_with_a_reason_where_a_metric_does_not_exist():
     reasons: dict[str, str] = {}
     result = metrics.score(*(s[:1000] for s in signals()), 8000, reasons=reasons)
@@ -86,6 +91,7 @@ def test_score_is_nan_with_a_reason_where_a_metric_does_not_exist():
     assert math.isnan(result["si_sdr"]) and "No utterances" in reasons["pesq"]
 
 
+@with_pesq
 def test_score_of_a_silent_broken_or_oddly_sampled_estimate():
     estimate, reference, mixture = signals()
     reasons: dict[str, str] = {}
@@ -108,6 +114,7 @@ def test_score_refuses_different_lengths():
         metrics.score(estimate[:-1], reference, mixture, 16000)
 
 
+@with_pesq
 def test_score_sources_rates_speakers_and_noise():
     estimate, reference, total = signals(8000)
     estimates = np.stack([estimate, total - estimate])

@@ -164,3 +164,30 @@ def test_more_workers_than_clips():
     loop.check_workers(CONFIG.training, 4)
     with pytest.raises(DavssError, match="DAVSS_NUM_WORKERS"):
         loop.check_workers(CONFIG.training, 5)
+
+
+def test_rank_0_chooses_the_checkpoint(tmp_path, monkeypatch):
+    """The folder may look older, or empty, to the node of another rank."""
+    assert loop.train(make_job(tmp_path / "first"))
+    chosen = checkpoint.load_newest(tmp_path / "first" / "checkpoints")
+    monkeypatch.setattr(
+        loop.dist, "broadcast_object_list", lambda told, **_: told.append(chosen) or told.pop(0)
+    )
+    stale = make_job(tmp_path / "stale")
+    state = loop._restore(stale, Worker(rank=1, world_size=2))
+    assert state.samples_seen == chosen["samples_seen"] == 24
+    for name, weight in state.ema.module.state_dict().items():
+        assert torch.equal(weight, chosen["ema"]["module"][name])
+
+
+@pytest.mark.parametrize(("most", "expected"), [(None, 2), (1, 1)])
+def test_validation_takes_as_many_clips_as_a_step_may(tmp_path, monkeypatch, most, expected):
+    sizes, whole = [], NoisePrior.forward
+
+    def spy(self, u, sigma, *rest):
+        sizes.append((self.training, len(u)))
+        return whole(self, u, sigma, *rest)
+
+    monkeypatch.setattr(NoisePrior, "forward", spy)
+    loop.train(make_job(tmp_path, total_samples=8, max_batch_per_worker=most))
+    assert max(size for training, size in sizes if not training) == expected
