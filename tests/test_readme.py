@@ -10,11 +10,14 @@ import yaml
 from davss.cli import build_parser
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-FOLDERS = "davss|pipelines|cluster|tests|docs|benchmarks"
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "davss/small/MODEL_CARD.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+FOLDERS = "davss|pipelines|cluster|tests|docs|benchmarks|examples"
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
 
-pages = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda path: f"{path.parent.name}/{path.name}")
 
 
 def code(text):
@@ -65,7 +68,7 @@ def test_params_exist(page):
 
 def test_flags_of_davss_exist():
     known = options()
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "README.md").read_text() + (ROOT / "docs/usage.md").read_text()
     for command in re.findall(r"\bdavss ([a-z]+)\b[^`\n]*", "\n".join(code(text))):
         assert command in known, command
     # stages have flags of their own
