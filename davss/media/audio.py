@@ -1,46 +1,112 @@
-"""Audio files in and out: float32, mono, checked; wav, flac and ogg by soundfile, mp4 by decord."""
+"""Sound in and out: wav, flac and ogg through soundfile, everything else through PyAV."""
 
 from __future__ import annotations
 
-import io
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-import decord
 import numpy as np
 import soundfile
 import torch
-import torchaudio.functional
 
 from davss.errors import DavssError
-from davss.media.decoding import decoding, require_file
+from davss.media import headers, resampling
+from davss.media.decoding import Packets, find_stream, open_container, require_file
 from davss.storage import publish
 
-CONTAINERS = {".mp4", ".m4a", ".mov", ".mkv", ".aac"}
-AAC_RATES = np.array(
-    [8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000]
-)
+SOUNDFILE = (b"RIFF", b"RF64", b"BW64", b"fLaC", b"OggS", b"FORM", b"caff", b"riff")
 SILENCE_RMS = 1e-5
-STREAMED = 0x7FFFFFFF  # lengths from here on say that the writer did not know
+QUIET = 1e-3  # a channel below this part of the loudest (−60 dB) is silent
+CANCELLED = 0.1  # channels whose mean has less than this part of the power that it should have
+JITTER = 0.04  # s by which time stamps may miss the samples counted: they are rounded
+LONGEST_GAP = 600.0  # s
+ENDLESS = "{}: cut short: its end is missing"
 
 
-def read_audio(path: str | Path, sample_rate: int | None = None) -> tuple[np.ndarray, int]:
+@dataclass(frozen=True)
+class Sound:
+    """What is heard of a recording: samples (C, T) float32 at its own rate, in Hz.
+
+    `start` is when the first one is heard, in s on the file's own clock; `missing` says in words
+    what the file promises and does not hold, "" if it is whole.
+    """
+
+    path: Path
+    samples: np.ndarray
+    rate: int
+    start: float = 0.0
+    missing: str = ""
+
+    def mono(self, channel: int | None = None) -> tuple[np.ndarray, str]:
+        """One channel (T,), from 0 on, or the mean of those that are not silent; and a warning,
+        "" if there is none: of channels that are silent, or cancel out, where the loudest is taken.
+        """
+        count = len(self.samples)
+        if channel is not None:
+            if not 0 <= channel < count:
+                numbers = "0" if count == 1 else f"0 to {count - 1}"
+                raise DavssError(f"{self.path}: channel {channel}: it has {numbers}; give one")
+            return self.samples[channel], ""
+        if count == 1:
+            return self.samples[0], ""
+        rms = np.array([_rms(samples) for samples in self.samples])
+        heard = np.flatnonzero(rms > max(SILENCE_RMS, QUIET * rms.max()))
+        if len(heard) == 0:
+            return self.samples.mean(0), ""
+        mean = self.samples[heard].mean(0)
+        if np.square(_rms(mean)) < CANCELLED * np.square(rms[heard]).mean() / len(heard):
+            loudest = int(rms.argmax())
+            return self.samples[loudest], (
+                f"{self.path}: its channels cancel each other out; channel {loudest}, the loudest, "
+                "is taken, --channel takes another"
+            )
+        if len(heard) == count:
+            return mean, ""
+        numbers = ", ".join(str(number) for number in heard)
+        plural = "s" if len(heard) > 1 else ""
+        return mean, (
+            f"{self.path}: {count - len(heard)} of {count} channels are silent; taken: "
+            f"channel{plural} {numbers}"
+        )
+
+
+def read_audio(
+    path: str | Path, sample_rate: int | None = None, channel: int | None = None
+) -> tuple[np.ndarray, int]:
     """Read one recording as mono float32 (T,) with its rate in Hz; `sample_rate` resamples it.
 
-    Of a wav, flac or ogg file with several channels the first is taken (WHAM! is defined so); the
-    audio of a container (mp4, m4a) is mixed down to mono and starts with its video, but its end is
-    padded to whole AAC frames: trim it to the video's length. Raises DavssError for a missing,
-    empty, unreadable, truncated or non-finite recording.
+    Of several channels it is the mean, or `channel`, from 0 on. What is read, and when it begins,
+    is in docs/formats.md. Raises DavssError for a missing, empty, unreadable, truncated or
+    non-finite recording.
     """
-    path = require_file(path)
-    read = _read_container if path.suffix.lower() in CONTAINERS else _read_soundfile
-    audio, rate = read(path)
-    if audio.size == 0:
-        raise DavssError(f"{path}: holds no audio samples; remove the file or record it again")
-    if not np.isfinite(audio).all():
-        raise DavssError(f"{path}: audio has NaN or infinite samples; write the file again")
+    sound = read_sound(path)
+    if sound.missing:
+        raise DavssError(f"{sound.missing}; copy it again")
+    audio, rate = sound.mono(channel)[0], sound.rate
     if sample_rate is not None and sample_rate != rate:
         audio, rate = resample(audio, rate, sample_rate), sample_rate
     return audio, rate
+
+
+def read_sound(path: str | Path) -> Sound:
+    """What is heard of a recording, of one that was cut short what is there. DavssError for a
+    missing, empty, unreadable or non-finite one.
+    """
+    path = require_file(path)
+    with open(path, "rb") as file:
+        by_soundfile = file.read(4) in SOUNDFILE
+    claimed = headers.claimed_sound(path)
+    sound = _read_soundfile(path, *claimed) if by_soundfile and claimed is not None else None
+    if sound is None:
+        sound = _read_container(path, **({"ignore_length": "1"} if claimed is None else {}))
+    if sound.samples.size == 0 and sound.missing:
+        raise DavssError(f"{sound.missing}; copy it again")
+    if sound.samples.size == 0:
+        raise DavssError(f"{path}: holds no audio samples; nothing was recorded in it")
+    if not np.isfinite(sound.samples).all():
+        raise DavssError(f"{path}: audio has NaN or infinite samples; write the file again")
+    return sound
 
 
 def resample(audio: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
@@ -48,7 +114,7 @@ def resample(audio: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
     if from_rate == to_rate:
         return audio
     signal = torch.from_numpy(np.ascontiguousarray(audio, dtype=np.float32))
-    return torchaudio.functional.resample(signal, from_rate, to_rate).numpy()
+    return resampling.resample(signal, from_rate, to_rate).numpy()
 
 
 def write_audio(path: str | Path, audio: np.ndarray, sample_rate: int) -> None:
@@ -56,68 +122,109 @@ def write_audio(path: str | Path, audio: np.ndarray, sample_rate: int) -> None:
     path, audio = Path(path), np.asarray(audio, dtype=np.float32)
     if audio.size == 0 or not np.isfinite(audio).all():
         raise DavssError(f"{path}: refusing to write empty or non-finite audio")
-    buffer = io.BytesIO()  # libsndfile does not tell a full disk from other failures
-    soundfile.write(buffer, audio.T, sample_rate, subtype="FLOAT", format="WAV")
     with publish(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
+        soundfile.write(temporary, audio.T, sample_rate, subtype="FLOAT", format="WAV")
 
 
 def require_sound(audio: np.ndarray, name: str | Path, least: float = SILENCE_RMS) -> None:
     """Raise DavssError when the RMS of `audio` (full scale 1) says that nothing was recorded."""
-    if float(np.sqrt(np.mean(np.square(audio, dtype=np.float64)))) < least:
-        raise DavssError(f"{name}: audio is silent; remove the file or record it again")
+    if _rms(audio) < least:
+        raise DavssError(f"{name}: audio is silent; there is nothing to hear in it")
 
 
-def _read_soundfile(path: Path) -> tuple[np.ndarray, int]:
-    _require_whole_wav(path)
+def _rms(audio: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(audio, dtype=np.float64))))
+
+
+def _read_soundfile(path: Path, claimed: int, left: int) -> Sound | None:
+    """None for a file that PyAV may know better than libsndfile does."""
     try:
-        audio, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
-        reason = error.error_string.strip().rstrip(".")
-        raise DavssError(
-            f"{path}: not a readable audio file ({reason}); convert it to wav"
-        ) from None
-    return np.ascontiguousarray(audio[:, 0]), int(rate)
+        with soundfile.SoundFile(path) as file:
+            samples = file.read(dtype="float32", always_2d=True).T
+            rate, promised = int(file.samplerate), len(file)
+    except (soundfile.LibsndfileError, RuntimeError):
+        return None
+    there = samples.shape[1]
+    if there < promised:
+        return None
+    missing = ENDLESS.format(path) if headers.breaks_off(path) else ""
+    if claimed > left:
+        missing = _missing(path, claimed // max(left // max(there, 1), 1), there, rate)
+    return Sound(path, np.ascontiguousarray(samples), rate, missing=missing)
 
 
-def _require_whole_wav(path: Path) -> None:
-    # libsndfile reads what is there of a file that was cut short, and does not tell.
-    with open(path, "rb") as stream:
-        start = stream.read(12)
-        if start[:4] != b"RIFF" or start[8:] != b"WAVE":
-            return
-        while len(header := stream.read(8)) == 8:
-            size = int.from_bytes(header[4:], "little")
-            left = path.stat().st_size - stream.tell()
-            if header[:4] == b"data":
-                if left < size < STREAMED:
-                    raise DavssError(
-                        f"{path}: its header claims {size} bytes of sound, the file has {left} "
-                        "(truncated?); copy it again"
-                    )
-                return
-            stream.seek(size + size % 2, 1)
+def _read_container(path: Path, **options: str) -> Sound:
+    with open_container(path, **options) as container:
+        packets = Packets(container, find_stream(container, "audio", path))
+        samples, rate, start, longest = _in_place(_blocks(packets), path)
+        rate = rate or packets.stream.codec_context.sample_rate or 1
+        there = samples.shape[1]
+        end, promised, missing = start + there / rate, packets.promised, ""
+        if promised is not None and packets.falls_short(end):
+            missing = _missing(path, (promised - start) * rate, there, rate)
+        elif headers.breaks_off(path):
+            missing = ENDLESS.format(path)
+        elif packets.lost:
+            missing = f"{path}: damaged: {packets.lost} packets of its sound cannot be decoded"
+        elif promised is not None and 0 < round((end - promised) * rate) < longest:
+            samples = samples[:, : round((promised - start) * rate)]  # padding of the last packet
+    return Sound(path, samples, rate, start, missing)
 
 
-def _read_container(path: Path) -> tuple[np.ndarray, int]:
-    # mono=True: decord 0.6.0 returns garbage in the second channel of stereo AAC with mono=False.
-    with decoding(path, "audio"):
-        reader = decord.AudioReader(str(path), sample_rate=-1, mono=True)
-        audio = reader[:].asnumpy()[0].astype(np.float32)
-        rate = _native_rate(path, audio.size)
-        duration = float(reader.duration())
-    # A container that breaks off while decoding reports no duration at all.
-    if duration <= 0 or audio.size < (duration - 0.1) * rate:
-        raise DavssError(
-            f"{path}: audio breaks off after {audio.size / rate:.2f} s (truncated or corrupt?);"
-            " copy or encode it again"
-        )
-    return audio, rate
+def _missing(path: Path, promised: float, there: int, rate: int) -> str:
+    return (
+        f"{path}: cut short: its header promises {promised:.0f} samples ({promised / rate:.3f} s), "
+        f"the file holds {there} ({there / rate:.3f} s)"
+    )
 
 
-def _native_rate(path: Path, num_samples: int) -> int:
-    # decord does not tell the stream's own rate, but its resampler keeps lengths in exact
-    # proportion.
-    reference = decord.AudioReader(str(path), sample_rate=8000, mono=True).shape[1]
-    rate = 8000 * num_samples / max(reference, 1)
-    return int(AAC_RATES[np.argmin(np.abs(AAC_RATES - rate))])
+def _blocks(packets: Packets) -> Iterator[tuple[float | None, np.ndarray, int]]:
+    """Decoded stretches (C, n) with their time in s and rate in Hz."""
+    for frame in packets.frames():
+        values, count = frame.to_ndarray(), len(frame.layout.channels)
+        if not frame.format.is_planar:
+            values = values.reshape(-1, count).T
+        yield frame.time, _as_float(values), frame.sample_rate
+
+
+def _as_float(values: np.ndarray) -> np.ndarray:
+    if values.dtype == np.uint8:
+        return (values.astype(np.float32) - 128) / 128
+    if values.dtype.kind == "i":
+        return values.astype(np.float32) / np.float32(2.0 ** (8 * values.dtype.itemsize - 1))
+    return values.astype(np.float32)
+
+
+def _in_place(
+    blocks: Iterator[tuple[float | None, np.ndarray, int]], path: Path
+) -> tuple[np.ndarray, int, float, int]:
+    """All blocks by their time stamps, gaps silent: samples (C, T), rate, when the first is heard,
+    and the length of the longest block.
+    """
+    placed: list[np.ndarray] = []
+    rate, start, total, longest = 0, None, 0, 0
+    for time, block, own_rate in blocks:
+        if start is None:
+            rate, start = own_rate, time or 0.0
+        elif time is not None and abs(gap := time - start - total / rate) > JITTER:
+            if gap > LONGEST_GAP:
+                raise DavssError(
+                    f"{path}: its time stamps leap by {gap:.0f} s; make them even with "
+                    "`ffmpeg -i IN -af aresample=async=1 OUT.wav`"
+                )
+            if gap < 0:
+                start += gap  # set back, as in files put together: no sound is thrown away
+            else:
+                placed.append(np.zeros((1, round(gap * rate)), np.float32))
+                total += placed[-1].shape[1]
+        if own_rate != rate:
+            block = resample(block, own_rate, rate)
+        placed.append(block)
+        total, longest = total + block.shape[1], max(longest, block.shape[1])
+    count = max((len(block) for block in placed), default=1)
+    together = np.zeros((count, total), np.float32)
+    at = 0
+    for block in placed:  # where fewer channels are sent for a while, all get their mean
+        together[:, at : at + block.shape[1]] = block if len(block) == count else block.mean(0)
+        at += block.shape[1]
+    return together, rate, start or 0.0, longest

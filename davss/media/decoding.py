@@ -1,70 +1,149 @@
-"""What audio and video share when decord opens a container: quiet logs and errors in the user's
-terms.
+"""Recordings are opened here, by content and never by name: files, streams and packets, through
+PyAV, with whatever is wrong in the user's terms.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import decord
+import av
+from av.stream import Disposition
 
 from davss.errors import DavssError
+from davss.media import headers
 
-decord.logging.set_level(decord.logging.QUIET)
-_stderr_lock = threading.Lock()
+# What may be opened: no play lists, which would lead to other files and servers.
+FORMATS = (
+    "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dts,dv,eac3,flac,flv,h264,hevc,ivf,loas,"
+    "matroska,mov,mp3,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,rm,tta,w64,wav,wv,yuv4mpegpipe"
+)
+LFS_POINTER = b"version https://git-lfs.github.com/"
+# Headers of these say how long each stream is, or how many units of its time base.
+WITH_DURATIONS, WITH_COUNTS = {"mov", "flac", "mp3"}, {"avi", "caf"}
+WITH_LENGTH = {"matroska", "flv"}  # … or how long the longest is, but for the delay of codecs
+UNREADABLE = "not a recording that can be read (truncated or corrupt?); convert it to wav"
+WITHOUT_INDEX = "breaks off before its index is complete, nothing can be read; copy it again"
+LOSSLESS = ("pcm", "flac", "alac")
 
 
 def require_file(path: str | Path) -> Path:
     """Path of a non-empty file that may be read; raises DavssError naming it otherwise."""
     path = Path(path)
+    if path.is_dir():
+        raise DavssError(f"{path}: a folder; give a file")
     if not path.is_file():
         raise DavssError(f"{path}: no such file; check the path")
     if path.stat().st_size == 0:
         raise DavssError(f"{path}: the file is empty (0 bytes); copy it again")
     try:
-        open(path, "rb").close()
+        with open(path, "rb") as stream:
+            start = stream.read(len(LFS_POINTER))
     except OSError as error:
         raise DavssError(
             f"{path}: cannot be read ({error.strerror}); mend its permissions"
         ) from None
+    if start == LFS_POINTER:
+        raise DavssError(f"{path}: a Git LFS pointer, not the file itself; run `git lfs pull`")
     return path
 
 
 @contextlib.contextmanager
-def decoding(path: Path, stream: str) -> Iterator[None]:
-    """Run decord on `path`; whatever it raises becomes one DavssError, and its C++ log stays
-    silent.
-    """
-    try:
-        with _silent_stderr():
-            yield
-    except (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError, IndexError) as error:
-        raise DavssError(_explain(path, stream, str(error))) from None
-
-
-def _explain(path: Path, stream: str, message: str) -> str:
-    if "find audio stream" in message or "cannot find video stream" in message:
-        return f"{path}: has no {stream} stream; choose a file with one"
-    return f"{path}: cannot decode its {stream} (truncated or corrupt?); copy or encode it again"
-
-
-@contextlib.contextmanager
-def _silent_stderr() -> Iterator[None]:
-    # decord's C++ logger writes to file descriptor 2 whatever its log level; the exception says it
-    # all.
-    with _stderr_lock:
-        sys.stderr.flush()
-        saved = os.dup(2)
-        sink = os.open(os.devnull, os.O_WRONLY)
+def open_container(path: Path, **options: str) -> Iterator[Any]:
+    """The container at `path`; DavssError when it is none, or not whole enough to be read."""
+    options["format_whitelist"] = FORMATS
+    with open(path, "rb") as file:
         try:
-            os.dup2(sink, 2)
-            yield
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
-            os.close(sink)
+            container = av.open(file, options=options)
+        except (av.FFmpegError, ValueError):
+            why = WITHOUT_INDEX if headers.breaks_off(path) else UNREADABLE
+            raise DavssError(f"{path}: {why}") from None
+        with container:
+            yield container
+
+
+def find_stream(container: Any, kind: str, path: Path) -> Any:
+    """The main "audio" or "video" stream that can be decoded, no cover; DavssError without one."""
+    able = [
+        stream
+        for stream in container.streams
+        if stream.type == kind
+        and stream.codec_context is not None
+        and not stream.disposition & Disposition.attached_pic
+    ]
+    if not able and headers.breaks_off(path):
+        raise DavssError(f"{path}: {WITHOUT_INDEX}")
+    if not able:
+        name = "sound" if kind == "audio" else "moving picture"
+        raise DavssError(f"{path}: has no {name}; choose a file with one")
+    best = container.streams.best(kind)
+    stream = best if best in able else able[0]
+    stream.thread_type = "NONE"  # shards are made by one process a core
+    return stream
+
+
+class Packets:
+    """The packets of one stream, and what came of reading them.
+
+    Gone through, `lost` says how many in the midst of the stream were broken.
+    """
+
+    def __init__(self, container: Any, stream: Any) -> None:
+        self._container, self.stream, self.lost = container, stream, 0
+        self._format = container.format.name.split(",")[0]
+        self._end, self._longest = 0.0, 0.0  # of the packets read, in s
+
+    def frames(self) -> Iterator[Any]:
+        """Decoded frames, as they are shown; a packet that cannot be decoded is left out."""
+        broken, in_parts = 0, self.stream.codec_context.name.startswith("pcm")
+        for packet in self._read():
+            if packet.stream is not self.stream:
+                continue
+            try:
+                if packet.is_corrupt and not in_parts:
+                    raise av.InvalidDataError(0, "corrupt")
+                frames = packet.decode()
+            except av.FFmpegError:
+                broken += 1
+                continue
+            if frames:
+                self.lost, broken = self.lost + broken, 0
+            yield from frames
+
+    def _read(self) -> Iterator[Any]:
+        packets = self._container.demux(*([] if self._format in WITH_LENGTH else [self.stream]))
+        while True:
+            try:
+                packet = next(packets)
+            except (StopIteration, av.FFmpegError):
+                return
+            at = packet.dts if packet.pts is None else packet.pts
+            if at is not None and packet.size:
+                length = float((packet.duration or 0) * packet.time_base)
+                self._end = max(self._end, float(at * packet.time_base) + length)
+                self._longest = max(self._longest, length)
+            yield packet
+
+    @property
+    def promised(self) -> float | None:
+        """When the stream is to end, in s of its own clock, as its header says, if it does."""
+        stream = self.stream
+        start = stream.start_time or 0
+        if self._format in WITH_DURATIONS and stream.duration:
+            return float((start + stream.duration) * stream.time_base)
+        if self._format in WITH_COUNTS and stream.frames:
+            return float((start + stream.frames) * stream.time_base)
+        if self._format in WITH_LENGTH and self._container.duration:
+            return self._container.duration / av.time_base
+        return None
+
+    def falls_short(self, end: float) -> bool:
+        """Whether a stream decoded up to `end` s has less than its header promises."""
+        if self.promised is None:
+            return False
+        if self._format in WITH_LENGTH:
+            return max(end, self._end) < self.promised - 2 * self._longest - 2e-3
+        exact = self.stream.codec_context.name.startswith(LOSSLESS)
+        return end < self.promised - (1e-6 if exact else 0.5 * self._longest)

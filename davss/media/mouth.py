@@ -64,10 +64,10 @@ class Mouth:
 class MouthFinder:
     """RGB frames uint8 (V, H, W, 3) → `Mouth`; DavssError when too few frames show one face.
 
-    Frames may be an array or the `Frames` of a video, which are gone through twice. Of several
-    faces `tracks.choose` takes one. Frames without it are interpolated from their neighbours;
-    `max_gap` is the number of them that may follow one another, None any. An instance is not
-    thread-safe.
+    Frames may be an array or the `Frames` of a video, which are gone through twice; in its gaps
+    there is no face. Of several faces `tracks.choose` takes one. Frames without it are
+    interpolated from their neighbours; `max_gap` is the number of them that may follow one
+    another, None any. An instance is not thread-safe.
     """
 
     def __init__(
@@ -78,6 +78,9 @@ class MouthFinder:
 
     def __call__(self, frames: np.ndarray | Frames, name: str = "video") -> Mouth:
         tracks = self._follow(frames)
+        if isinstance(frames, Frames):
+            for track in tracks:
+                track.found &= frames.seen
         height, width = next(iter(frames)).shape[:2]
         track, faces = choose(tracks, (height, width), self.min_found, name)
         quality = _quality(track, faces)

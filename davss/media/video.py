@@ -1,30 +1,23 @@
-"""Video files in: RGB frames at 25 frames per second, through decord."""
+"""Video files in: RGB frames at 25 frames per second, placed by their time stamps."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import decord
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from davss.errors import DavssError
-from davss.media.decoding import decoding, require_file
+from davss.media.decoding import Packets, find_stream, open_container, require_file
 
 FPS = 25.0
-CHUNK = 64  # frames that are decoded at a time
+NEAR_FPS = 0.1  # rates that near to 25 are 25: clocks differ
+HOLD = 0.1  # s: how far in time a frame may be from what it is taken for
+LONGEST = 24 * 3600 * 25  # frames
 HELD = 1 << 28  # bytes: a minute and more of 224×224
-
-
-@dataclass(frozen=True)
-class VideoInfo:
-    """What the container says: number of frames, frames per second, height and width in pixels."""
-
-    num_frames: int
-    fps: float
-    height: int
-    width: int
 
 
 @dataclass(frozen=True)
@@ -36,72 +29,109 @@ class Video:
 
 
 class Frames:
-    """The RGB frames of a video at 25 fps, uint8 (H, W, 3) each, decoded as they are gone through;
-    may be gone through again. An hour needs no more memory than a second.
+    """The RGB frames of a video at 25 fps, uint8 (H, W, 3) each; may be gone through again.
 
-    `resample` takes a video of another rate (`fps` in its file): at every 1/25 s the frame nearest
-    in time. Raises DavssError for a broken file, and for another rate without it.
+    At `zero` + v/25 s, on the file's own clock, it is the frame nearest in time, from the first v
+    for which there is one, `first`, to the last; `num` ends the v. `zero` is where the picture
+    begins unless it is given. `seen` (V,) is False in gaps, where the frame is one of before or
+    after; `fps` is the file's own rate; `missing` says in words what the file promises and does not
+    hold. Frames that take more than HELD are decoded as they are gone through: an hour needs no
+    more memory than a minute. Raises DavssError for a file without a moving picture.
     """
 
-    def __init__(self, path: str | Path, *, resample: bool = False) -> None:
-        reader, self.path = _open(path)
-        with decoding(self.path, "video"):
-            self.fps = float(reader.get_avg_fps())
-            self._order = np.arange(len(reader))
-            self.shape: tuple[int, int, int] = reader[0].shape
-            if abs(self.fps - FPS) > 0.01 and resample:
-                self._order = _nearest(reader.get_frame_timestamp(range(len(reader))))
-        if abs(self.fps - FPS) > 0.01 and not resample:
-            raise DavssError(
-                f"{path}: video has {self.fps:g} frames per second, 25 are needed; convert it with"
-                " `ffmpeg -i IN -r 25 OUT.mp4`"
-            )
+    def __init__(self, path: str | Path, zero: float | None = None, num: int | None = None) -> None:
+        self.path, self.missing = require_file(path), ""
+        self._held: list[np.ndarray] | None = []
+        times = self._decode_all()
+        zero = float(times[0]) if zero is None else zero
+        if num is None:
+            num = min(int(max(times[-1] + 1 / self.fps - zero, 0) * FPS + 1e-3), LONGEST)
+        ticks = zero + np.arange(max(num, 1)) / FPS
+        order = _nearest(times, ticks)
+        seen = np.abs(times[order] - ticks) <= HOLD
+        if not seen.any():
+            raise DavssError(f"{path}: its picture and its sound are never there together")
+        first, last = np.flatnonzero(seen)[[0, -1]]
+        self.first, self.seen = int(first), seen[first : last + 1]
+        self._order = order[first : last + 1]
+
+    def _decode_all(self) -> np.ndarray:
+        """Times (N,) of all frames in s; the frames are kept unless they take more than HELD."""
+        times: list[float] = []
+        with open_container(self.path) as container:
+            packets = Packets(container, find_stream(container, "video", self.path))
+            draw, held = _Drawing(), self._held
+            for time, frame in _timed(packets):
+                times.append(time)
+                if held is not None:
+                    held.append(draw(frame))
+                    if len(held) * held[0].nbytes > HELD:
+                        self._held = held = None
+            if not times:
+                raise DavssError(
+                    f"{self.path}: its picture cannot be decoded (corrupt?); encode it again"
+                )
+            steps = np.diff(times)
+            usual = steps[steps <= 1.5 * np.median(steps)] if len(steps) else np.array([1 / FPS])
+            self.fps = 1 / max(float(usual.mean()), 1e-3)
+            end = times[-1] + 1 / self.fps
+            if packets.falls_short(end):
+                self.missing = (
+                    f"{self.path}: cut short: its header promises {packets.promised:.3f} s of "
+                    f"picture, the file holds {end:.3f} s"
+                )
+        return np.array(times)
 
     def __len__(self) -> int:
         return len(self._order)
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        reader, _ = _open(self.path)
-        for first in range(0, len(self), CHUNK):
-            with decoding(self.path, "video"):
-                chunk = reader.get_batch(self._order[first : first + CHUNK].tolist()).asnumpy()
-            yield from chunk
-
-    def in_memory(self, max_bytes: int = HELD) -> np.ndarray | Frames:
-        """All frames uint8 (V, H, W, 3) where they take no more than `max_bytes`, else self: what
-        is gone through twice need not be decoded twice.
-        """
-        if len(self) * int(np.prod(self.shape)) > max_bytes:
-            return self
-        return np.stack(list(self))
-
-
-def probe(path: str | Path) -> VideoInfo:
-    """Size and rate of a video from its first frame; raises DavssError if it cannot be opened."""
-    reader, path = _open(path)
-    with decoding(path, "video"):
-        height, width, _ = reader[0].shape
-        return VideoInfo(len(reader), float(reader.get_avg_fps()), int(height), int(width))
+        if self._held is not None:
+            yield from (self._held[index] for index in self._order)
+            return
+        with open_container(self.path) as container:
+            frames = Packets(container, find_stream(container, "video", self.path)).frames()
+            draw, numbered, at, picture = _Drawing(), enumerate(frames), -1, None
+            for index in self._order:  # never falls
+                while at < index:
+                    at, frame = next(numbered)
+                    picture = None
+                picture = draw(frame) if picture is None else picture
+                yield picture
 
 
 def read_video(path: str | Path) -> Video:
-    """Read all frames of a 25 fps video as RGB; DavssError for a broken or other-rate file."""
+    """Read all frames of a video as RGB, at 25 fps; DavssError for a broken file."""
     return Video(np.stack(list(Frames(path))), FPS)
 
 
-def _nearest(times: np.ndarray) -> np.ndarray:
-    """Numbers of the frames shown at 0, 1/25, 2/25 … s, for begin and end (N, 2) of each in s."""
-    shown = times[:, 0] - times[0, 0]
-    ticks = np.arange(max(1, int((times[-1, 1] - times[0, 0]) * FPS + 1e-3))) / FPS
-    after = np.searchsorted(shown, ticks).clip(1, max(len(shown) - 1, 1)).clip(max=len(shown) - 1)
+class _Drawing:
+    """Frames of PyAV → RGB uint8 (H, W, 3), upright, all of the size of the first."""
+
+    def __init__(self) -> None:
+        self._reformatter = VideoReformatter()
+        self._size: tuple[int, int] | None = None
+
+    def __call__(self, frame: Any) -> np.ndarray:
+        self._size = width, height = self._size or (frame.width, frame.height)
+        picture = self._reformatter.reformat(frame, width, height, "rgb24", threads=1).to_ndarray()
+        turns = round(frame.rotation / 90)
+        return np.ascontiguousarray(np.rot90(picture, turns)) if turns % 4 else picture
+
+
+def _timed(packets: Packets) -> Iterator[tuple[float, Any]]:
+    """Frames with their times in s, which never fall; one without a stamp follows at 1/25 s."""
+    last = None
+    for frame in packets.frames():
+        time = frame.time
+        if time is None:
+            time = 0.0 if last is None else last + 1 / FPS
+        last = time if last is None else max(time, last)
+        yield last, frame
+
+
+def _nearest(times: np.ndarray, ticks: np.ndarray) -> np.ndarray:
+    """Numbers of the frames whose times (N,), which never fall, are nearest to `ticks` (V,)."""
+    after = np.searchsorted(times, ticks).clip(max=len(times) - 1)
     before = np.maximum(after - 1, 0)
-    return np.where(ticks - shown[before] <= shown[after] - ticks, before, after)
-
-
-def _open(path: str | Path) -> tuple[decord.VideoReader, Path]:
-    path = require_file(path)
-    with decoding(path, "video"):
-        reader = decord.VideoReader(str(path), num_threads=1)
-    if len(reader) == 0:
-        raise DavssError(f"{path}: video has no frames; remove the file or encode it again")
-    return reader, path
+    return np.where(ticks - times[before] <= times[after] - ticks, before, after)

@@ -19,10 +19,10 @@ from davss.config import ShardsConfig
 from davss.corpora import RawClip
 from davss.corpora.filters import measure_speech, require_speech
 from davss.errors import DavssError
-from davss.media.audio import read_audio, require_sound, resample
+from davss.media.audio import read_sound, require_sound, resample
 from davss.media.mouth import MouthFinder
 from davss.media.rois import ROI, read_rois
-from davss.media.video import Frames
+from davss.media.video import NEAR_FPS, Frames
 from davss.networks.eigenlips import VisualEncoder
 from davss.shards.contract import FPS, encode, samples_per_frame
 
@@ -32,11 +32,14 @@ SURPLUS_SECONDS = 0.25
 
 @dataclass(frozen=True)
 class Mouths:
-    """Crops uint8 (V, 96, 96), what the face finder says of them, and the file's own frame rate."""
+    """Crops uint8 (V, 96, 96), what the face finder says of them, the file's own frame rate, and
+    the 1/25 s of the sound at which the first of them is seen.
+    """
 
     crops: np.ndarray
     quality: dict[str, float] = field(default_factory=dict)
     fps: float = FPS
+    first: int = 0
 
 
 @dataclass(frozen=True)
@@ -59,16 +62,28 @@ def _mouth_finder(min_found: float, max_gap: int) -> MouthFinder:
     return MouthFinder(min_found, max_gap=max_gap)  # loading takes longer than one clip
 
 
-def read_mouth(clip: RawClip, config: ShardsConfig) -> Mouths:
-    """Mouths of a clip's video, or of its ready crops."""
+def read_mouth(
+    clip: RawClip, config: ShardsConfig, start: float = 0.0, num: int | None = None
+) -> Mouths:
+    """Mouths of a clip's video, or of its ready crops.
+
+    Sound that lies in the same file begins at `start` s of its clock and lasts `num` frames.
+    """
     if clip.video is None:
         raise DavssError(f"{clip.source}: has no video")
     if Path(clip.video).suffix == ROI:
         return Mouths(read_rois(clip.video))
-    frames = Frames(clip.video, resample=config.resample_video)
+    frames = Frames(clip.video, start, num) if _one_file(clip) else Frames(clip.video)
+    if frames.missing:
+        raise DavssError(frames.missing)
+    if abs(frames.fps - FPS) > NEAR_FPS and not config.resample_video:
+        raise DavssError(
+            f"{clip.source}: {frames.fps:.5g} frames per second, 25 are needed; set "
+            "shards.resample_video to take it"
+        )
     finder = _mouth_finder(config.min_face, round(config.max_face_gap * FPS))
-    found = finder(frames.in_memory(), clip.source)
-    return Mouths(found.crops, dataclasses.asdict(found.quality), frames.fps)
+    found = finder(frames, clip.source)
+    return Mouths(found.crops, dataclasses.asdict(found.quality), frames.fps, frames.first)
 
 
 def read_recording(clip: RawClip, config: ShardsConfig, with_mouth: bool) -> Recording:
@@ -76,10 +91,13 @@ def read_recording(clip: RawClip, config: ShardsConfig, with_mouth: bool) -> Rec
 
     DavssError says why a clip is unusable: short, silent, noisy, corrupt, no face.
     """
-    audio, rate = read_audio(clip.audio)
+    sound = read_sound(clip.audio)
+    if sound.missing:
+        raise DavssError(sound.missing)
+    audio, _ = sound.mono(None if clip.speaker else 0)  # WHAM!'s noise is its first channel
     audio = audio - audio.mean()  # an offset is no sound, yet would count in every level
     require_sound(audio, clip.source)
-    audio = resample(audio, rate, config.sample_rate)
+    audio = resample(audio, sound.rate, config.sample_rate)
     _check_seconds(clip, len(audio), config)  # before the costly video
     quality: dict[str, float] = {}
     if clip.speaker:
@@ -88,8 +106,10 @@ def read_recording(clip: RawClip, config: ShardsConfig, with_mouth: bool) -> Rec
         quality = dataclasses.asdict(speech)
     if not with_mouth or clip.video is None:
         return Recording(clip, audio, None, quality=quality)
-    mouths = read_mouth(clip, config)
-    facts = {} if abs(mouths.fps - FPS) <= 0.01 else {"source_fps": round(mouths.fps, 3)}
+    per_frame = samples_per_frame(config.sample_rate)
+    mouths = read_mouth(clip, config, sound.start, len(audio) // per_frame)
+    audio = audio[mouths.first * per_frame :]
+    facts = {} if abs(mouths.fps - FPS) <= NEAR_FPS else {"source_fps": round(mouths.fps, 3)}
     return Recording(clip, audio, mouths.crops, facts, quality | mouths.quality)
 
 
@@ -123,6 +143,11 @@ def make_sample(
     return finish_sample(recording, lips, config)
 
 
+def _one_file(clip: RawClip) -> bool:
+    """Whether sound and picture have one clock, which says what belongs together."""
+    return clip.audio == clip.video
+
+
 def _check_seconds(clip: RawClip, num_samples: int, config: ShardsConfig) -> None:
     seconds = num_samples / config.sample_rate
     if seconds < config.min_seconds:
@@ -135,7 +160,7 @@ def _align(
     """Cut audio (T,) and lips (V, D) to the same whole video frames: T = V·rate/25."""
     per_frame = samples_per_frame(sample_rate)
     difference = len(audio) / per_frame - len(lips)
-    if not -1 <= difference <= SURPLUS_SECONDS * FPS:
+    if not _one_file(clip) and not -1 <= difference <= SURPLUS_SECONDS * FPS:
         raise DavssError(
             f"{clip.source}: {len(lips) / FPS:.2f} s of lips but {len(audio) / sample_rate:.2f} "
             "s of audio; cut both to the same length"

@@ -1,0 +1,123 @@
+"""What headers claim: how much sound a wav file has, which one written to a pipe or by a recorder
+that crashed does not know, and how long files of other kinds are.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import BinaryIO
+
+# What is written for a length that is not known yet, less up to a header's size.
+PLACEHOLDERS = (0x7FFFF000, 0x80000000, 0x100000000)
+HEADER = 4096
+BOXES = (b"ftyp", b"mdat", b"moov", b"wide", b"free", b"skip", b"styp")
+ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+OGG_PAGE = 1 << 17  # bytes: no page is longer than half of it
+
+
+def claimed_sound(path: Path) -> tuple[int, int] | None:
+    """Bytes of sound that the header claims, and bytes that are left for it; (0, 0) for what is no
+    wav file; None where the header does not know, and the sound goes on to the end of the file.
+    """
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        start = file.read(12)
+        if start[:4] not in (b"RIFF", b"RF64", b"BW64") or start[8:] != b"WAVE":
+            return 0, 0
+        claim, left = _data(file, size)
+        if claim == 0:
+            return (0, left) if left == 0 or _more_chunks(file, size) else None
+    riff = start[:4] == b"RIFF"
+    if claim > left:
+        return None if riff and _unknown(claim) else (claim, left)
+    # longer than the header can say
+    return None if riff and (left - claim) >> 32 else (claim, left)
+
+
+def _data(file: BinaryIO, size: int) -> tuple[int, int]:
+    """Bytes of the data chunk as its header says, and bytes from there to the end of the file."""
+    long = 0
+    while len(header := file.read(8)) == 8:
+        length = int.from_bytes(header[4:], "little")
+        if header[:4] == b"data":
+            claim = long if long and length == 0xFFFFFFFF else length
+            return claim, size - file.tell()
+        after = file.tell() + length + length % 2
+        if header[:4] == b"ds64":
+            long = int.from_bytes(file.read(16)[8:], "little")
+        file.seek(after)
+    return 0, 0
+
+
+def _unknown(claim: int) -> bool:
+    return any(0 <= mark - claim <= HEADER for mark in PLACEHOLDERS)
+
+
+def _more_chunks(file: BinaryIO, size: int) -> bool:
+    """Whether well-formed chunks follow, to the end of the file: then there was no sound."""
+    while len(header := file.read(8)) == 8:
+        if not header[:4].isascii() or not header[:4].decode().isprintable():
+            return False
+        length = int.from_bytes(header[4:], "little")
+        file.seek(length + length % 2, 1)
+        if file.tell() >= size:
+            return file.tell() <= size + 1
+    return header == b""
+
+
+def breaks_off(path: Path) -> bool:
+    """Whether a file of the kinds of mp4, Matroska, ASF or Ogg ends before its header says."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        start = file.read(HEADER)
+        if start[4:8] in BOXES:
+            return _boxes_end(file, size) > size
+        if start[:4] == b"\x1a\x45\xdf\xa3":
+            return _matroska_end(start) > size
+        if start[:4] == b"\x30\x26\xb2\x75" and (at := start.find(ASF_PROPERTIES)) > 0:
+            return int.from_bytes(start[at + 40 : at + 48], "little") > size
+        if start[:4] == b"OggS":
+            file.seek(max(0, size - OGG_PAGE))
+            return not _ends_with_page(file.read())
+    return False
+
+
+def _boxes_end(file: BinaryIO, size: int) -> int:
+    at = 0
+    while at + 8 <= size:
+        file.seek(at)
+        header = file.read(16)
+        length = int.from_bytes(header[:4], "big")
+        if length == 1:
+            length = int.from_bytes(header[8:], "big")
+        if length < 8 or not header[4:8].isalnum():  # to the end of the file, or no box
+            return 0
+        at += length
+    return at
+
+
+def _ends_with_page(end: bytes) -> bool:
+    """Whether the last page of Ogg in `end` is whole and said to be the last."""
+    page = end[max(end.rfind(b"OggS"), 0) :]
+    if page[:4] != b"OggS" or len(page) < 27 or not page[5] & 4:
+        return False
+    return len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]])
+
+
+def _matroska_end(start: bytes) -> int:
+    """Where the segment ends, 0 if that is not known; `start` is the beginning of the file."""
+    at, (length, width) = 4, _ebml_number(start, 4)
+    at += width + (length or 0)  # the header, then the segment
+    if start[at : at + 4] != b"\x18\x53\x80\x67":
+        return 0
+    length, width = _ebml_number(start, at + 4)
+    return 0 if length is None else at + 4 + width + length
+
+
+def _ebml_number(start: bytes, at: int) -> tuple[int | None, int]:
+    """The size of an element, None where it is not known, and the bytes that it takes."""
+    if not start[at : at + 1] or not start[at]:
+        return None, 1
+    width = 9 - start[at].bit_length()
+    number = int.from_bytes(start[at : at + width], "big") & ((1 << 7 * width) - 1)
+    return (None if number == (1 << 7 * width) - 1 else number), width
