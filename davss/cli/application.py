@@ -14,19 +14,14 @@ import torch
 from tqdm import tqdm
 
 from davss import __version__
+from davss.cli.inputs import on_disk, plan_speakers, read_lips, read_recording
 from davss.cli.output import check_folder, source_files, write_results
 from davss.config import NoiseModel, SamplerConfig, SeparationConfig, to_dict
 from davss.diffusion.prior import NoisePrior, SpeechPrior, load_prior
 from davss.errors import DavssError
-from davss.media.audio import CONTAINERS, read_audio, require_sound
-from davss.media.mouth import MouthFinder
-from davss.media.video import Frames
 from davss.networks.visual import BravenLips
-from davss.posterior.inputs import SHORTEST, SILENCE, VIDEO_RATE
 from davss.posterior.separator import Separator
 from davss.small import is_packaged
-
-LIPS_TOLERANCE = 5  # frames by which a face video may differ: containers pad to whole packets
 
 
 def separate_file(
@@ -35,6 +30,7 @@ def separate_file(
     lips: Sequence[Path],
     num_speakers: int | None,
     num_off_screen: int,
+    channel: int | None = None,
     speech_prior: Path,
     noise_prior: Path | NoiseModel,
     out: Path,
@@ -48,29 +44,29 @@ def separate_file(
 
     With several draws `spread.npz` says how far they differ: standard deviations (F, N) for every
     source, see davss/posterior/spread.py.
+    `channel` of several is taken, from 0 on, in place of their mean.
     `visual_encoder` is the checkpoint of BRAVEn, for a speech prior whose lips are its features.
     Everything is checked before the sampler starts, and no file is written unless it succeeds.
     Raises DavssError naming the file or flag that is wrong.
     """
-    lips, total = plan_speakers(recording, lips, num_speakers, num_off_screen)
     check_device(device)
     set_threads()
-    speech, noise = load_pair(speech_prior, noise_prior)
-    if lips:
-        give_checkpoint(speech, visual_encoder)
-    audio, sample_rate = read_audio(recording)
-    require_sound(audio - audio.mean(), recording, SILENCE)
-    seconds = len(audio) / sample_rate
-    if seconds < SHORTEST:
-        raise DavssError(f"{recording}: lasts {seconds:.3f} s; give at least {SHORTEST:g} s")
-    features = [read_lips(path, speech, seconds) for path in lips]
+    with on_disk(recording) as file:
+        lips, total = plan_speakers(file, lips, num_speakers, num_off_screen)
+        speech, noise = load_pair(speech_prior, noise_prior)
+        if lips:
+            give_checkpoint(speech, visual_encoder)
+        sound = read_recording(file, channel)
+        features = [read_lips(path, speech, sound) for path in lips]
+    audio, sample_rate, seconds = sound.audio, sound.rate, sound.seconds
     separator = Separator(speech, noise, sampler, device, execution)
     names = source_files(total)
-    check_folder(out, names, [recording, *lips], 4 * len(names) * len(audio))
+    check_folder(out, names, [file, *lips], 4 * len(names) * len(audio))
 
     rates = separator.sample_rate, sample_rate
     for line in about_priors(speech_prior, noise_prior, *rates, with_lips=bool(lips)):
         print(line, file=sys.stderr)
+    sound.print(recording)
     windows = separator.plan(round(seconds * separator.sample_rate))
     steps = separator.num_draw_steps * len(windows)
     with tqdm(total=steps, unit="step", desc=str(recording)) as bar:
@@ -87,12 +83,13 @@ def separate_file(
         raise DavssError(result.errors[0])
     for warning in result.warnings[0]:
         print(f"warning: {warning}", file=sys.stderr)
+    warnings = sound.warnings + result.warnings[0]
     sources = dict(zip(names, [*result.speech[0], result.noise[0]], strict=True))
     spread = result.spread[0] if result.spread is not None else None
     report = {
         "davss_version": __version__,
         "input": str(recording),
-        "lips": [str(path) for path in lips],
+        "lips": [str(recording if path == file else path) for path in lips],
         "num_speakers": total,
         "speech_prior": str(speech_prior),
         "noise_prior": str(noise_prior),
@@ -105,29 +102,9 @@ def separate_file(
         "windows": len(windows),
         "evaluations": result.num_evaluations,
         "retries": int(result.trace["retries"][0]),
-        "warnings": result.warnings[0],
+        "warnings": warnings,
     }
     return write_results(out, sources, sample_rate, spread, report)
-
-
-def plan_speakers(
-    recording: Path, lips: Sequence[Path], num_speakers: int | None, num_off_screen: int
-) -> tuple[list[Path], int]:
-    """Face videos, and the number of speakers with or without one."""
-    if num_off_screen < 0 or (num_speakers is not None and num_speakers < 0):
-        raise DavssError("--speakers, --off-screen: give a number of speakers, 0 or more")
-    if not lips and num_speakers is None:
-        if recording.suffix.lower() in CONTAINERS - {".m4a", ".aac"}:
-            lips = [recording]
-        elif num_off_screen == 0:
-            num_speakers = 1
-    if lips and num_speakers not in (None, len(lips)):
-        raise DavssError(
-            f"--speakers {num_speakers}: {len(lips)} --lips were given; for more speakers than "
-            f"faces use --off-screen"
-        )
-    seen = len(lips) if lips else (num_speakers or 0)
-    return list(lips), seen + num_off_screen
 
 
 def about_priors(
@@ -200,17 +177,3 @@ def give_checkpoint(prior: SpeechPrior, checkpoint: Path | None) -> None:
             f"checkpoint, the file with sha256 {encoder.sha256[:12]}…"
         )
     prior.visual_encoder = encoder.at(checkpoint)
-
-
-def read_lips(path: Path, prior: SpeechPrior, seconds: float) -> np.ndarray:
-    """Lip features (V, D) of a face video, fitted to a recording of `seconds`."""
-    frames = Frames(path)
-    needed = round(seconds * VIDEO_RATE)
-    if abs(len(frames) - needed) > LIPS_TOLERANCE:
-        raise DavssError(
-            f"{path}: {len(frames) / VIDEO_RATE:.2f} s of video, the recording lasts "
-            f"{seconds:.2f} s; cut both to the same stretch"
-        )
-    features = prior.visual_encoder(MouthFinder()(frames, str(path)).crops)
-    features = features[:needed]
-    return np.pad(features, ((0, needed - len(features)), (0, 0)), mode="edge")

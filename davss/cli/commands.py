@@ -91,19 +91,23 @@ def _add_separate(commands: Any) -> None:
         formatter_class=Help,
     )
     add = command.add_argument
-    add("input", type=path, help="recording: wav, flac, ogg, or the audio of an mp4")
+    text = "recordings, or folders of them: whatever FFmpeg reads, also from a pipe or as `-`; "
+    text += "each of several gets a folder of its name below --out"
+    add("input", type=path, nargs="+", help=text)
     add(
         "--lips",
         type=path,
         nargs="+",
         default=[],
         metavar="FACE.mp4",
-        help="face video of each speaker in view, 25 fps, as long as the recording; an mp4 given "
-        "as input with neither --lips nor --speakers is its own",
+        help="face video of each speaker in view; a video given as input with neither --lips nor "
+        "--speakers is its own",
     )
     add("--speakers", type=int, metavar="K", help="number of speakers when there are no lips")
     add("--off-screen", type=int, default=0, metavar="N", help="speakers nobody sees, besides")
     speech, noise = Path(small.SPEECH), small.DEFAULT_NOISE
+    text = "channel to separate, from 0 on (default: the mean of those that are not silent)"
+    add("--channel", type=int, metavar="N", help=text)
     add("--speech-prior", type=path, default=speech, metavar="DIR", help=SPEECH_HELP)
     add("--noise-prior", type=noise_model, default=noise, metavar=NOISE, help=NOISE_HELP)
     text = "BRAVEn's checkpoint, if the speech prior was trained with it"
@@ -150,23 +154,39 @@ def _add_profile(commands: Any) -> None:
 def _separate(arguments: argparse.Namespace) -> None:
     sampler, execution = sampler_settings(arguments), execution_settings(arguments)
     from davss.cli.application import separate_file  # torch is imported only when there is work
+    from davss.cli.inputs import find_recordings
 
-    report = separate_file(
-        arguments.input,
-        lips=arguments.lips,
-        num_speakers=arguments.speakers,
-        num_off_screen=arguments.off_screen,
-        speech_prior=arguments.speech_prior,
-        noise_prior=arguments.noise_prior,
-        out=arguments.out,
-        sampler=sampler,
-        execution=execution,
-        seed=arguments.seed,
-        device=arguments.device,
-        visual_encoder=arguments.visual_encoder,
-    )
-    for name in report["files"]:
-        print(arguments.out / name)
+    places = find_recordings(arguments.input, arguments.out)
+    if len(places) > 1 and arguments.lips:
+        raise DavssError("--lips: goes with one recording; separate them one at a time")
+    failed = 0
+    for recording, out in places:
+        try:
+            report = separate_file(
+                recording,
+                lips=arguments.lips,
+                num_speakers=arguments.speakers,
+                num_off_screen=arguments.off_screen,
+                channel=arguments.channel,
+                speech_prior=arguments.speech_prior,
+                noise_prior=arguments.noise_prior,
+                out=out,
+                sampler=sampler,
+                execution=execution,
+                seed=arguments.seed,
+                device=arguments.device,
+                visual_encoder=arguments.visual_encoder,
+            )
+        except DavssError as error:
+            if len(places) == 1:
+                raise
+            print(f"error: {error}", file=sys.stderr)
+            failed += 1
+            continue
+        for name in report["files"]:
+            print(out / name)
+    if failed:
+        raise DavssError(f"{failed} of {len(places)} recordings were not separated; see above")
 
 
 def _validate(arguments: argparse.Namespace) -> None:

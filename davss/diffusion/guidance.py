@@ -43,8 +43,9 @@ def plan_branches(num_speakers: int, num_lips: int, config: SamplerConfig) -> Br
 class GuidedSpeech:
     """Denoiser of all K speech sources of a batch, (u (B, K, T), sigma (B,)) → (B, K, T).
 
-    lips: (B, L, V, D) of the first L sources, or None; shape: (B, K, T). What the network makes of
-    the lips is computed here, once for all steps and draws.
+    lips: (B, L, V, D) of the first L sources, or None; frames that are NaN are not seen and get
+    the null condition; shape: (B, K, T). What the network makes of the lips is computed here, once
+    for all steps and draws.
     Raises DavssError for lips that are not the prior's.
     """
 
@@ -65,7 +66,8 @@ class GuidedSpeech:
                 self.modulations = prior.condition(None, num_samples)
             else:
                 padded = F.pad(lips.flatten(0, 1), (0, 0, 0, 0, 0, null))
-                has_lips = torch.arange(seen + null, device=lips.device) < seen
+                has_lips = (torch.arange(seen + null, device=lips.device) < seen)[:, None]
+                has_lips = has_lips & padded.isfinite().all(-1)
                 self.modulations = prior.condition(padded, num_samples, has_lips)
 
     def __call__(self, u: Tensor, sigma: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,8 +123,10 @@ def write_audio(path: str | Path, audio: np.ndarray, sample_rate: int) -> None:
     path, audio = Path(path), np.asarray(audio, dtype=np.float32)
     if audio.size == 0 or not np.isfinite(audio).all():
         raise DavssError(f"{path}: refusing to write empty or non-finite audio")
+    buffer = io.BytesIO()  # libsndfile does not tell a full disk from other failures
+    soundfile.write(buffer, audio.T, sample_rate, subtype="FLOAT", format="WAV")
     with publish(path) as temporary:
-        soundfile.write(temporary, audio.T, sample_rate, subtype="FLOAT", format="WAV")
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def require_sound(audio: np.ndarray, name: str | Path, least: float = SILENCE_RMS) -> None:
@@ -149,7 +152,8 @@ def _read_soundfile(path: Path, claimed: int, left: int) -> Sound | None:
         return None
     missing = ENDLESS.format(path) if headers.breaks_off(path) else ""
     if claimed > left:
-        missing = _missing(path, claimed // max(left // max(there, 1), 1), there, rate)
+        promised = claimed if there == left else there * claimed // max(left, 1)
+        missing = _missing(path, promised, there, rate)
     return Sound(path, np.ascontiguousarray(samples), rate, missing=missing)
 
 

@@ -84,6 +84,16 @@ def find_stream(container: Any, kind: str, path: Path) -> Any:
     return stream
 
 
+def has_stream(path: Path, kind: str) -> bool:
+    """Whether `path` is a recording with an "audio" or "video" stream that is no cover."""
+    try:
+        with open_container(require_file(path)) as container:
+            find_stream(container, kind, path)
+    except DavssError:
+        return False
+    return True
+
+
 class Packets:
     """The packets of one stream, and what came of reading them.
 

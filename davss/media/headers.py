@@ -16,37 +16,40 @@ OGG_PAGE = 1 << 17  # bytes: no page is longer than half of it
 
 
 def claimed_sound(path: Path) -> tuple[int, int] | None:
-    """Bytes of sound that the header claims, and bytes that are left for it; (0, 0) for what is no
-    wav file; None where the header does not know, and the sound goes on to the end of the file.
+    """Blocks of sound that the header claims, and how many there are, a block being a sample of
+    every channel unless they are compressed; (0, 0) for what is no wav file; None where the header
+    does not know, and the sound goes on to the end of the file.
     """
     size = path.stat().st_size
     with open(path, "rb") as file:
         start = file.read(12)
         if start[:4] not in (b"RIFF", b"RF64", b"BW64") or start[8:] != b"WAVE":
             return 0, 0
-        claim, left = _data(file, size)
+        claim, left, block = _data(file, size)
         if claim == 0:
             return (0, left) if left == 0 or _more_chunks(file, size) else None
-    riff = start[:4] == b"RIFF"
+    riff, blocks = start[:4] == b"RIFF", (claim // block, left // block)
     if claim > left:
-        return None if riff and _unknown(claim) else (claim, left)
+        return None if riff and _unknown(claim) else blocks
     # longer than the header can say
-    return None if riff and (left - claim) >> 32 else (claim, left)
+    return None if riff and (left - claim) >> 32 else blocks
 
 
-def _data(file: BinaryIO, size: int) -> tuple[int, int]:
-    """Bytes of the data chunk as its header says, and bytes from there to the end of the file."""
-    long = 0
+def _data(file: BinaryIO, size: int) -> tuple[int, int, int]:
+    """Bytes of the data chunk as its header says, bytes from there on, and bytes of a block."""
+    long, block = 0, 1
     while len(header := file.read(8)) == 8:
         length = int.from_bytes(header[4:], "little")
         if header[:4] == b"data":
             claim = long if long and length == 0xFFFFFFFF else length
-            return claim, size - file.tell()
+            return claim, size - file.tell(), block
         after = file.tell() + length + length % 2
         if header[:4] == b"ds64":
             long = int.from_bytes(file.read(16)[8:], "little")
+        if header[:4] == b"fmt ":
+            block = int.from_bytes(file.read(16)[12:14], "little") or 1
         file.seek(after)
-    return 0, 0
+    return 0, 0, block
 
 
 def _unknown(claim: int) -> bool:
@@ -66,7 +69,9 @@ def _more_chunks(file: BinaryIO, size: int) -> bool:
 
 
 def breaks_off(path: Path) -> bool:
-    """Whether a file of the kinds of mp4, Matroska, ASF or Ogg ends before its header says."""
+    """Whether a file of the kinds of mp4, Matroska, ASF, Ogg, AVI, AIFF or Wave64 ends before its
+    header says.
+    """
     size = path.stat().st_size
     with open(path, "rb") as file:
         start = file.read(HEADER)
@@ -76,6 +81,13 @@ def breaks_off(path: Path) -> bool:
             return _matroska_end(start) > size
         if start[:4] == b"\x30\x26\xb2\x75" and (at := start.find(ASF_PROPERTIES)) > 0:
             return int.from_bytes(start[at + 40 : at + 48], "little") > size
+        if start[:4] == b"RIFF" and start[8:12] == b"AVI ":
+            length = int.from_bytes(start[4:8], "little")
+            return length + 8 > size and not _unknown(length)
+        if start[:4] == b"FORM":
+            return int.from_bytes(start[4:8], "big") + 8 > size
+        if start[:4] == b"riff":
+            return int.from_bytes(start[16:24], "little") > size
         if start[:4] == b"OggS":
             file.seek(max(0, size - OGG_PAGE))
             return not _ends_with_page(file.read())

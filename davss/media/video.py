@@ -44,11 +44,10 @@ class Frames:
         self._held: list[np.ndarray] | None = []
         times = self._decode_all()
         zero = float(times[0]) if zero is None else zero
-        if num is None:
-            num = min(int(max(times[-1] + 1 / self.fps - zero, 0) * FPS + 1e-3), LONGEST)
-        ticks = zero + np.arange(max(num, 1)) / FPS
+        end = int((times[-1] + 1 / self.fps - zero) * FPS + 1e-3)
+        ticks = zero + np.arange(max(0, min(end, LONGEST if num is None else num))) / FPS
         order = _nearest(times, ticks)
-        seen = np.abs(times[order] - ticks) <= HOLD
+        seen = (np.abs(times[order] - ticks) <= HOLD) & (ticks >= times[0] - 0.5 / FPS - 1e-3)
         if not seen.any():
             raise DavssError(f"{path}: its picture and its sound are never there together")
         first, last = np.flatnonzero(seen)[[0, -1]]

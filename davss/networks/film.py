@@ -37,8 +37,9 @@ class FiLM(nn.Module):
     def forward(
         self, lips: Tensor | None, has_lips: Tensor | None, frames: int, padded: int
     ) -> Modulations:
-        """(B, V, D) lips and (B,) bool which of them there are, None: all → per site γ and β, each
-        (B, C, 1, padded frames of the level); of lips None one for all, B = 1.
+        """(B, V, D) lips and bool which of them there are, (B,) or of every frame (B, V), None: all
+        → per site γ and β, each (B, C, 1, padded frames of the level); of lips None one for all,
+        B = 1.
 
         `frames` counts the valid STFT frames at full resolution, `padded` those after padding.
         Raises DavssError for lips of another size.
@@ -65,7 +66,8 @@ class FiLM(nn.Module):
                 f"{len(self.null_lips)}; compute them with the prior's own visual encoder"
             )
         elif has_lips is not None:
-            lips = torch.where(has_lips[:, None, None], lips, self.null_lips)
+            has_lips = has_lips if has_lips.ndim == 2 else has_lips[:, None]
+            lips = torch.where(has_lips[:, :, None], lips, self.null_lips)
         return F.silu(self.project(self.norm(lips))).transpose(1, 2)
 
 

@@ -42,11 +42,16 @@ def check_mixture(mixture: Tensor, keys: Sequence[str], sample_rate: int) -> Ten
 
 
 def check_lips(lips: Tensor, batch: int, seconds: float) -> None:
-    """Raise DavssError unless lips are (B, L, V, D) and last as long as the mixture, to a frame."""
+    """Raise DavssError unless lips are (B, L, V, D), each frame finite or, where nothing is seen,
+    NaN, and last as long as the mixture, to a frame.
+    """
     if lips.ndim != 4 or len(lips) != batch:
         raise DavssError(f"lips: shape {tuple(lips.shape)}; give (B, L, V, D) with B = {batch}")
-    if not torch.isfinite(lips).all():
-        raise DavssError("lips: NaN or infinite features; compute them again")
+    if not (torch.isfinite(lips).all(-1) | torch.isnan(lips).all(-1)).all():
+        raise DavssError(
+            "lips: NaN or infinite features; compute them again, or let all of a frame that is not "
+            "seen be NaN"
+        )
     if abs(lips.shape[2] - seconds * VIDEO_RATE) > 1:
         raise DavssError(
             f"lips: {lips.shape[2]} frames are {lips.shape[2] / VIDEO_RATE:.2f} s, the mixture "

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-import torchaudio.functional
 from torch import Tensor
 
+from davss.media.resampling import resample
 from davss.posterior.spread import hop_length
 from davss.posterior.trace import average
 from davss.posterior.windows import Assembly, Windows
@@ -181,6 +181,6 @@ def at_rate(sources: Tensor, rate: int, new_rate: int, length: int) -> Tensor:
     """
     found = sources.new_zeros(*sources.shape[:2], length)
     for source, row in zip(sources.flatten(0, 1), found.flatten(0, 1), strict=True):
-        resampled = torchaudio.functional.resample(source, rate, new_rate)[:length]
+        resampled = resample(source, rate, new_rate)[:length]
         row[: len(resampled)] = resampled
     return found

@@ -16,7 +16,6 @@ from itertools import islice
 from typing import Any, TypeVar, cast, get_args
 
 import torch
-import torchaudio.functional
 from torch import Tensor
 
 from davss.allocator import keep_freed_memory
@@ -24,6 +23,7 @@ from davss.config import PRESETS, NoiseModel, SamplerConfig, SeparationConfig, c
 from davss.diffusion.guidance import GuidedSpeech
 from davss.diffusion.prior import NoisePrior, SpeechPrior, load_prior
 from davss.errors import DavssError
+from davss.media.resampling import resample
 from davss.networks.precision import resolve
 from davss.posterior.inputs import VIDEO_RATE, check_lips, check_mixture, count_speakers
 from davss.posterior.noise_models import GaussianNoise, NmfNoise
@@ -143,7 +143,8 @@ class Separator:
         """Separate mixtures (B, T) sampled at `sample_rate`; the output has the same rate, length
         and device, whatever the level and the offset of the input.
 
-        lips: (B, L, V, D) features of the speakers in view, 25 frames per second, or None;
+        lips: (B, L, V, D) features of the speakers in view, 25 frames per second, NaN in frames
+        that do not show them, or None;
         num_speakers: speakers in all, default L or 1, those beyond L are off-screen (null
         condition); keys: one name per item, which with `seed` fixes the item's random numbers, by
         default its index; callback: called with every `davss.posterior.Step`.
@@ -154,7 +155,7 @@ class Separator:
         mixture = given.to("cpu", torch.float32)  # where recordings are cut and put together
         keys = [str(k) for k in (keys if keys is not None else range(len(mixture)))]
         offset = check_mixture(mixture, keys, sample_rate)
-        signal = torchaudio.functional.resample(mixture - offset, sample_rate, self.sample_rate)
+        signal = resample(mixture - offset, sample_rate, self.sample_rate)
         if lips is not None:
             lips = torch.as_tensor(lips).to("cpu", torch.float32)
             check_lips(lips, len(mixture), signal.shape[-1] / self.sample_rate)

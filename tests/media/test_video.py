@@ -12,7 +12,7 @@ import pytest
 from davss.corpora.demo import write_mp4
 from davss.errors import DavssError
 from davss.media.audio import read_audio
-from davss.media.video import probe, read_video
+from davss.media.video import Frames, read_video
 
 
 def grays(num: int) -> np.ndarray:
@@ -40,8 +40,7 @@ def test_frames_come_back_in_order(tmp_path: Path) -> None:
     assert video.frames.shape == frames.shape
     difference = video.frames.mean((1, 2, 3)) - frames.mean((1, 2, 3))
     assert np.abs(difference).max() < 3
-    info = probe(tmp_path / "x.mp4")
-    assert (info.num_frames, info.fps, info.height, info.width) == (25, 25.0, 224, 224)
+    assert (Frames(tmp_path / "x.mp4").fps, Frames(tmp_path / "x.mp4").first) == (25.0, 0)
 
 
 def test_sound_and_picture_start_together(tmp_path: Path) -> None:
@@ -56,16 +55,10 @@ def test_sound_and_picture_start_together(tmp_path: Path) -> None:
     assert flash == 10 and abs(click - 6400) <= 16
 
 
-@pytest.mark.parametrize("fps", [Fraction(30), Fraction(30_000, 1001), Fraction(50)])
-def test_other_frame_rates_are_refused(tmp_path: Path, fps: Fraction) -> None:
-    with pytest.raises(DavssError, match=r"x.mp4: video has .* 25 are needed; .*-r 25"):
-        read_video(write_silent_video(tmp_path / "x.mp4", fps))
-
-
 def test_a_video_without_sound_says_so(tmp_path: Path) -> None:
     path = write_silent_video(tmp_path / "x.mp4", Fraction(25))
     assert read_video(path).frames.shape == (10, 48, 64, 3)
-    with pytest.raises(DavssError, match="x.mp4: has no audio stream"):
+    with pytest.raises(DavssError, match="x.mp4: has no sound; choose"):
         read_audio(path)
 
 
@@ -81,5 +74,5 @@ def test_broken_files_are_refused(tmp_path: Path, capfd: pytest.CaptureFixture[s
         with pytest.raises(DavssError, match=name):
             read_video(tmp_path / name)
     with pytest.raises(DavssError, match="no such file"):
-        probe(tmp_path / "none.mp4")
+        Frames(tmp_path / "none.mp4")
     assert capfd.readouterr().err == ""

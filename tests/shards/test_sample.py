@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -31,12 +32,16 @@ class Encoder:
 def clip_of(folder: Path, audio, rate: int = 16_000, video: bool = False) -> RawClip:
     path = folder / "a.wav"
     soundfile.write(path, audio, rate, subtype="FLOAT")
-    return RawClip("train-a", "train", "id1", "dev/a.wav", path, path if video else None)
+    return RawClip(
+        "train-a", "train", "id1", "dev/a.wav", path, folder / "a.mp4" if video else None
+    )
 
 
-def test_first_channel_resampled_without_offset(tmp_path):
-    stereo = np.stack([TONE + 0.2, np.zeros_like(TONE)], axis=1)
-    clip = decode(make_sample(clip_of(tmp_path, stereo), CONFIG, None))
+@pytest.mark.parametrize("speaker", ["id1", ""])
+def test_speech_of_any_channel_and_noise_of_the_first(tmp_path, speaker):
+    stereo = np.stack([np.zeros_like(TONE), TONE + 0.2], axis=1)
+    raw = clip_of(tmp_path, stereo if speaker else stereo[:, ::-1])
+    clip = decode(make_sample(dataclasses.replace(raw, speaker=speaker), CONFIG, None))
     assert (clip.sample_rate, len(clip.audio), clip.lips) == (8000, 32_000, None)
     assert abs(clip.audio.mean()) < 1e-4
     assert abs(clip.audio.std() - 0.3 / np.sqrt(2)) < 1e-3

@@ -1,0 +1,168 @@
+"""What `davss separate` is given: files, folders and pipes, their sound, and the lips beside it.
+
+Shapes: T samples · V video frames · D visual feature size.
+"""
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from davss.diffusion.prior import SpeechPrior
+from davss.errors import DavssError
+from davss.media.audio import read_sound, require_sound
+from davss.media.decoding import has_stream
+from davss.media.mouth import MouthFinder
+from davss.media.video import FPS, NEAR_FPS, Frames
+from davss.posterior.inputs import SHORTEST, SILENCE
+
+STDIN = Path("-")
+ALONE = "or separate {}by its sound alone with --speakers 1"
+
+
+@dataclass
+class Recording:
+    """A recording's sound: samples (T,) at its own rate in Hz, and when they begin, in s on the
+    file's clock. `notes` collects what the user should know, `warnings` what may be wrong.
+    """
+
+    path: Path
+    audio: np.ndarray
+    rate: int
+    start: float
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        """Its length."""
+        return len(self.audio) / self.rate
+
+    def print(self, name: Path) -> None:
+        """Say all of it on stderr, about the recording as it was given."""
+        self.warnings = [line.replace(str(self.path), str(name)) for line in self.warnings]
+        for line in [f"note: {note}" for note in self.notes]:
+            print(line.replace(str(self.path), str(name)), file=sys.stderr)
+        for warning in self.warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+
+
+def find_recordings(inputs: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:
+    """Every recording with the folder for its results: `out` for one, and for several, or all of a
+    folder, a folder of its name below `out`. DavssError where two would share one.
+    """
+    paths: list[Path] = []
+    for path in inputs:
+        if not path.is_dir():
+            paths.append(path)
+            continue
+        files = sorted(file for file in path.iterdir() if file.is_file())
+        found = [file for file in files if has_stream(file, "audio")]
+        if not found:
+            raise DavssError(f"{path}: no recording in this folder; give one that holds some")
+        if others := [file.name for file in files if file not in found]:
+            print(f"note: {path}: without sound, left out: {', '.join(others)}", file=sys.stderr)
+        paths += found
+    if len(paths) == 1 and paths == list(inputs):
+        return [(paths[0], out)]
+    places: dict[str, Path] = {}
+    for path in paths:
+        if (other := places.setdefault(path.stem, path)) != path:
+            raise DavssError(f"{other}, {path}: both would be written to {out / path.stem}")
+    return [(path, out / path.stem) for path in paths]
+
+
+@contextmanager
+def on_disk(path: Path) -> Iterator[Path]:
+    """A file that may be gone through twice: what comes through a pipe, or as `-` through standard
+    input, is copied first, and messages name what was given.
+    """
+    if path != STDIN and (path.is_file() or path.is_dir() or not path.exists()):
+        yield path
+        return
+    if path == STDIN and sys.stdin.isatty():
+        raise DavssError("-: standard input is a terminal; send a recording through a pipe")
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / ("stdin" if path == STDIN else path.name)
+        with open(copy, "wb") as target:
+            if path == STDIN:
+                shutil.copyfileobj(sys.stdin.buffer, target)
+            else:
+                with open(path, "rb") as source:
+                    shutil.copyfileobj(source, target)
+        try:
+            yield copy
+        except DavssError as error:
+            raise DavssError(str(error).replace(str(copy), str(path))) from None
+
+
+def read_recording(path: Path, channel: int | None = None) -> Recording:
+    """The sound of a recording; DavssError when there is none to separate."""
+    sound = read_sound(path)
+    audio, warning = sound.mono(channel)
+    recording = Recording(path, audio, sound.rate, sound.start)
+    recording.warnings += [warning] if warning else []
+    if sound.missing:
+        recording.warnings.append(f"{sound.missing}; what is there is separated")
+    if channel is None:
+        require_sound(audio - audio.mean(), path, SILENCE)
+    elif np.ptp(audio) <= SILENCE:
+        raise DavssError(f"{path}: channel {channel} is silent; give another or none")
+    if recording.seconds < SHORTEST:
+        raise DavssError(f"{path}: lasts {recording.seconds:.3f} s; give at least {SHORTEST:g} s")
+    return recording
+
+
+def plan_speakers(
+    recording: Path, lips: Sequence[Path], num_speakers: int | None, num_off_screen: int
+) -> tuple[list[Path], int]:
+    """Face videos, and the number of speakers with or without one."""
+    if num_off_screen < 0 or (num_speakers is not None and num_speakers < 0):
+        raise DavssError("--speakers, --off-screen: give a number of speakers, 0 or more")
+    if not lips and num_speakers is None:
+        if has_stream(recording, "video"):
+            lips = [recording]
+        elif num_off_screen == 0:
+            num_speakers = 1
+    if lips and num_speakers not in (None, len(lips)):
+        raise DavssError(
+            f"--speakers {num_speakers}: {len(lips)} --lips were given; for more speakers than "
+            f"faces use --off-screen"
+        )
+    seen = len(lips) if lips else (num_speakers or 0)
+    return list(lips), seen + num_off_screen
+
+
+def read_lips(path: Path, prior: SpeechPrior, recording: Recording) -> np.ndarray:
+    """Lip features (V, D) of a face video for the whole recording, NaN where it shows nothing.
+
+    A video in the recording's own file is placed by its time stamps; another file's sound, or
+    without sound its picture, begins with the recording.
+    """
+    own, needed = path == recording.path, round(recording.seconds * FPS)
+    try:
+        frames = Frames(path, recording.start if own else None, needed)
+        crops = MouthFinder()(frames, str(path)).crops
+    except DavssError as error:
+        way_on = ALONE.format("it " if own else "the recording ")
+        raise DavssError(f"{error}; {way_on}") from None
+    features = prior.visual_encoder(crops)
+    lips = np.full((needed, features.shape[1]), np.nan, features.dtype)
+    lips[frames.first : frames.first + len(frames)] = np.where(
+        frames.seen[:, None], features, np.nan
+    )
+    if abs(frames.fps - FPS) > NEAR_FPS:
+        recording.notes.append(
+            f"{path}: {frames.fps:.5g} frames per second; of each 1/25 s the nearest frame is taken"
+        )
+    unseen = np.isnan(lips[:, 0]).sum() / FPS
+    if unseen:
+        recording.notes.append(f"{path}: no picture for {unseen:.2f} s, separated without lips")
+    if frames.missing:
+        recording.warnings.append(f"{frames.missing}; what is there is used")
+    return lips

@@ -1,0 +1,66 @@
+"""Wav headers that do not know how much sound follows: it is read to the end of the file."""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+import pytest
+import soundfile
+
+from davss.errors import DavssError
+from davss.media.audio import read_audio, read_sound
+from tests.media.making import RATE, noise
+
+SIZES = [0, 0x7FFFF000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0xFFFFFFFF - 36, 0x7FFFFFFF - 36]
+
+
+def set_sizes(path, riff: int, data: int) -> None:
+    whole = bytearray(path.read_bytes())
+    place = whole.index(b"data") + 4
+    whole[4:8], whole[place : place + 4] = struct.pack("<I", riff), struct.pack("<I", data)
+    path.write_bytes(whole)
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT"])
+@pytest.mark.parametrize("size", SIZES)
+def test_a_size_that_is_not_known(tmp_path, size, subtype) -> None:
+    path = tmp_path / "x.wav"
+    soundfile.write(path, noise(channels=2).T, RATE, subtype=subtype)
+    whole = read_sound(path).samples
+    set_sizes(path, size, size)
+    sound = read_sound(path)
+    assert sound.rate == RATE and sound.missing == ""
+    np.testing.assert_array_equal(sound.samples, whole)
+
+
+def test_more_sound_than_32_bits_can_say(tmp_path) -> None:
+    """A sparse file of 4 GiB and a second: only its length is looked at."""
+    from davss.media.headers import claimed_sound
+
+    path = tmp_path / "x.wav"
+    soundfile.write(path, noise()[0], RATE, subtype="PCM_16")
+    with open(path, "r+b") as file:
+        file.truncate((1 << 32) + path.stat().st_size)
+    assert claimed_sound(path) is None
+
+
+def test_an_empty_wav_is_empty_and_one_with_later_chunks_is_whole(tmp_path) -> None:
+    path = tmp_path / "x.wav"
+    soundfile.write(path, np.zeros(0), RATE, subtype="PCM_16")
+    with open(path, "ab") as file:
+        file.write(b"LIST" + struct.pack("<I", 4) + b"INFO")
+    with pytest.raises(DavssError, match="x.wav: holds no audio samples; nothing was recorded"):
+        read_audio(path)
+    soundfile.write(path, noise()[0], RATE, subtype="PCM_16")
+    with open(path, "ab") as file:
+        file.write(b"LIST" + struct.pack("<I", 4) + b"INFO")
+    assert len(read_audio(path)[0]) == RATE
+
+
+def test_a_header_without_sound_was_cut(tmp_path) -> None:
+    path = tmp_path / "x.wav"
+    soundfile.write(path, noise()[0], RATE, subtype="PCM_16")
+    path.write_bytes(path.read_bytes()[:44])
+    with pytest.raises(DavssError, match="promises 16000 samples .*holds 0 .*; copy it again"):
+        read_audio(path)

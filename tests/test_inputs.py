@@ -1,0 +1,132 @@
+"""What `davss separate` is given: any file, folder or pipe, and what is said about it."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import soundfile
+
+from davss.cli.inputs import find_recordings, on_disk, plan_speakers, read_lips, read_recording
+from davss.errors import DavssError
+from tests.media.making import RATE, grays, noise, write
+
+
+class Mouths:
+    """A face finder that takes the picture's first gray level for its crop."""
+
+    def __call__(self, frames, name):
+        return SimpleNamespace(crops=np.array([frame[0, 0, 0] for frame in frames]))
+
+
+@pytest.fixture
+def prior(monkeypatch):
+    """A speech prior whose feature is the number of the frame."""
+    monkeypatch.setattr("davss.cli.inputs.MouthFinder", Mouths)
+    return SimpleNamespace(visual_encoder=lambda crops: ((crops - 16.0) / 4)[:, None])
+
+
+def wav(path: Path, seconds: float = 1.0) -> Path:
+    soundfile.write(path, noise(seconds)[0], RATE)
+    return path
+
+
+def test_lips_are_where_the_picture_is(tmp_path, prior):
+    path = write(tmp_path / "x.mp4", grays(50), noise(3.0), times=0.4 + np.arange(50) / 25)
+    recording = read_recording(path)
+    lips = read_lips(path, prior, recording)[:, 0]
+    assert lips.shape == (75,)
+    assert np.isnan(lips[:10]).all() and np.isnan(lips[60:]).all()
+    assert np.abs(lips[10:60] - np.arange(50)).max() < 0.8
+    assert recording.notes == [f"{path}: no picture for 1.00 s, separated without lips"]
+
+
+def test_lips_of_another_file_longer_or_shorter(tmp_path, prior):
+    face = write(tmp_path / "face.mp4", grays(40), times=np.arange(40) / 30)
+    recording = read_recording(wav(tmp_path / "x.wav", 2.0))
+    lips = read_lips(face, prior, recording)[:, 0]
+    assert np.isfinite(lips[:33]).all() and np.isnan(lips[34:]).all()
+    assert f"{face}: 30 frames per second; of each 1/25 s the nearest frame" in recording.notes[0]
+    short = read_recording(wav(tmp_path / "y.wav", 0.5))
+    assert np.isfinite(read_lips(face, prior, short)).all() and len(short.notes) == 1
+
+
+def test_where_no_face_is_found_the_way_on_is_named(tmp_path):
+    slides = write(tmp_path / "x.mp4", grays(25), noise())
+    with pytest.raises(DavssError, match=r"x.mp4: no face found.*; or separate it by its sound "):
+        read_lips(slides, SimpleNamespace(), read_recording(slides))
+    assert plan_speakers(slides, [], 1, 0) == ([], 1)  # the way that is named
+    alone = write(tmp_path / "y.mp4", None, noise())
+    assert plan_speakers(alone, [], None, 0) == ([], 1)
+    with pytest.raises(DavssError, match="y.mp4: has no moving picture.*--speakers 1"):
+        read_lips(alone, SimpleNamespace(), read_recording(wav(tmp_path / "x.wav")))
+
+
+def test_a_recording_cut_short_is_read_and_said(tmp_path):
+    path = wav(tmp_path / "x.wav")
+    path.write_bytes(path.read_bytes()[:-16_000])
+    recording = read_recording(path)
+    assert len(recording.audio) == 8000
+    assert "8000 (0.500 s); what is there is separated" in recording.warnings[0]
+
+
+def test_channels(tmp_path):
+    path = tmp_path / "x.wav"
+    soundfile.write(path, np.stack([np.zeros(RATE), noise()[0]], 1), RATE)
+    recording = read_recording(path)
+    assert "1 of 2 channels are silent; taken: channel 1" in recording.warnings[0]
+    assert not read_recording(path, 1).warnings
+    with pytest.raises(DavssError, match="x.wav: channel 0 is silent; give another or none"):
+        read_recording(path, 0)
+    soundfile.write(path, np.zeros((RATE, 2)), RATE)
+    with pytest.raises(DavssError, match="x.wav: audio is silent; there is nothing to hear in it"):
+        read_recording(path)
+
+
+@pytest.mark.parametrize("given", ["-", "fifo"])
+def test_pipes(tmp_path, monkeypatch, given):
+    content = wav(tmp_path / "x.wav").read_bytes()
+    path = Path("-")
+    if given == "fifo":
+        path = tmp_path / "fifo"
+        os.mkfifo(path)
+        threading.Thread(target=path.write_bytes, args=[content], daemon=True).start()
+    else:
+        stdin = SimpleNamespace(buffer=io.BytesIO(content), isatty=lambda: False)
+        monkeypatch.setattr(sys, "stdin", stdin)
+    with on_disk(path) as file:
+        assert len(read_recording(file).audio) == RATE
+    assert not file.exists()
+
+
+def test_errors_name_what_was_given(monkeypatch):
+    stdin = SimpleNamespace(buffer=io.BytesIO(b"hello" * 9), isatty=lambda: False)
+    monkeypatch.setattr(sys, "stdin", stdin)
+    with pytest.raises(DavssError, match="^-: not a recording"), on_disk(Path("-")) as file:
+        read_recording(file)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    with pytest.raises(DavssError, match="^-: standard input is a terminal"), on_disk(Path("-")):
+        pass
+
+
+def test_several_and_folders(tmp_path, capsys):
+    out, folder = tmp_path / "out", tmp_path / "in"
+    folder.mkdir()
+    first, second = wav(folder / "a.wav"), wav(folder / "b.wav")
+    (folder / "notes.txt").write_text("hello")
+    places = [(first, out / "a"), (second, out / "b")]
+    assert find_recordings([first], out) == [(first, out)]
+    assert find_recordings([first, second], out) == places
+    assert find_recordings([folder], out) == places
+    assert "without sound, left out: notes.txt" in capsys.readouterr().err
+    with pytest.raises(DavssError, match="both would be written to"):
+        find_recordings([folder, wav(tmp_path / "a.wav")], out)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DavssError, match="no recording in this folder"):
+        find_recordings([tmp_path / "empty"], out)
