@@ -1,4 +1,6 @@
-"""Sound in and out: wav, flac and ogg through soundfile, everything else through PyAV."""
+"""Sound in and out: what libsndfile knows, such as wav and flac, through soundfile, everything else
+through PyAV.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from davss.media import headers, resampling
 from davss.media.decoding import Packets, find_stream, open_container, require_file
 from davss.storage import publish
 
-SOUNDFILE = (b"RIFF", b"RF64", b"BW64", b"fLaC", b"OggS", b"FORM", b"caff", b"riff")
+MPEG = (b"ID3", b"\xff")  # how mp3 and raw aac begin, to which libsndfile is a stranger
+FIRST_PAGE = b"OggS\0\2"
 SILENCE_RMS = 1e-5
 QUIET = 1e-3  # a channel below this part of the loudest (−60 dB) is silent
 CANCELLED = 0.1  # channels whose mean has less than this part of the power that it should have
@@ -95,14 +98,14 @@ def read_sound(path: str | Path) -> Sound:
     missing, empty, unreadable or non-finite one.
     """
     path = require_file(path)
-    with open(path, "rb") as file:
-        by_soundfile = file.read(4) in SOUNDFILE
     claimed = headers.claimed_sound(path)
-    sound = _read_soundfile(path, *claimed) if by_soundfile and claimed is not None else None
+    sound = _read_soundfile(path, *claimed) if claimed is not None else None
     if sound is None:
         sound = _read_container(path, **({"ignore_length": "1"} if claimed is None else {}))
     if sound.samples.size == 0 and sound.missing:
         raise DavssError(f"{sound.missing}; copy it again")
+    if sound.samples.size == 0 and claimed and all(claimed):
+        raise DavssError(f"{path}: its header is broken, no sound is found; convert it to wav")
     if sound.samples.size == 0:
         raise DavssError(f"{path}: holds no audio samples; nothing was recorded in it")
     if not np.isfinite(sound.samples).all():
@@ -141,11 +144,17 @@ def _rms(audio: np.ndarray) -> float:
 
 def _read_soundfile(path: Path, claimed: int, left: int) -> Sound | None:
     """None for a file that PyAV may know better than libsndfile does."""
+    with open(path, "rb") as file:
+        start = file.read(4)
+        if start.startswith(MPEG):
+            return None
+        if start == b"OggS" and (start + file.read()).count(FIRST_PAGE) > 1:
+            return None  # several streams, of which libsndfile reads the first
     try:
-        with soundfile.SoundFile(path) as file:
-            samples = file.read(dtype="float32", always_2d=True).T
-            rate, promised = int(file.samplerate), len(file)
-    except (soundfile.LibsndfileError, RuntimeError):
+        with soundfile.SoundFile(path) as sound:
+            samples = sound.read(len(sound), dtype="float32", always_2d=True).T
+            rate, promised = int(sound.samplerate), len(sound)
+    except (soundfile.LibsndfileError, RuntimeError, ValueError, MemoryError):
         return None
     there = samples.shape[1]
     if there < promised:
@@ -164,14 +173,14 @@ def _read_container(path: Path, **options: str) -> Sound:
         rate = rate or packets.stream.codec_context.sample_rate or 1
         there = samples.shape[1]
         end, promised, missing = start + there / rate, packets.promised, ""
+        if promised is not None and 0 < round((end - promised) * rate) < longest:
+            samples = samples[:, : round((promised - start) * rate)]  # padding of the last packet
         if promised is not None and packets.falls_short(end):
             missing = _missing(path, (promised - start) * rate, there, rate)
         elif headers.breaks_off(path):
             missing = ENDLESS.format(path)
         elif packets.lost:
             missing = f"{path}: damaged: {packets.lost} packets of its sound cannot be decoded"
-        elif promised is not None and 0 < round((end - promised) * rate) < longest:
-            samples = samples[:, : round((promised - start) * rate)]  # padding of the last packet
     return Sound(path, samples, rate, start, missing)
 
 
@@ -206,18 +215,18 @@ def _in_place(
     and the length of the longest block.
     """
     placed: list[np.ndarray] = []
-    rate, start, total, longest = 0, None, 0, 0
+    rate, start, total, longest, back = 0, None, 0, 0, 0.0
     for time, block, own_rate in blocks:
         if start is None:
             rate, start = own_rate, time or 0.0
-        elif time is not None and abs(gap := time - start - total / rate) > JITTER:
+        elif time is not None and abs(gap := time - start + back - total / rate) > JITTER:
             if gap > LONGEST_GAP:
                 raise DavssError(
                     f"{path}: its time stamps leap by {gap:.0f} s; make them even with "
                     "`ffmpeg -i IN -af aresample=async=1 OUT.wav`"
                 )
             if gap < 0:
-                start += gap  # set back, as in files put together: no sound is thrown away
+                back -= gap  # set back, as in files put together: no sound is thrown away
             else:
                 placed.append(np.zeros((1, round(gap * rate)), np.float32))
                 total += placed[-1].shape[1]

@@ -18,15 +18,17 @@ from davss.media import headers
 # What may be opened: no play lists, which would lead to other files and servers.
 FORMATS = (
     "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dts,dv,eac3,flac,flv,h264,hevc,ivf,loas,"
-    "matroska,mov,mp3,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,rm,tta,w64,wav,wv,yuv4mpegpipe"
+    "matroska,mov,mp3,mpeg,mpegts,mpegvideo,mxf,nistsphere,nut,obu,ogg,rm,shn,tta,voc,w64,wav,wv,"
+    "yuv4mpegpipe"
 )
 LFS_POINTER = b"version https://git-lfs.github.com/"
 # Headers of these say how long each stream is, or how many units of its time base.
-WITH_DURATIONS, WITH_COUNTS = {"mov", "flac", "mp3"}, {"avi", "caf"}
+WITH_DURATIONS, WITH_COUNTS = {"mov", "flac"}, {"avi", "caf"}
 WITH_LENGTH = {"matroska", "flv"}  # … or how long the longest is, but for the delay of codecs
 UNREADABLE = "not a recording that can be read (truncated or corrupt?); convert it to wav"
 WITHOUT_INDEX = "breaks off before its index is complete, nothing can be read; copy it again"
 LOSSLESS = ("pcm", "flac", "alac")
+BROKEN = (av.FFmpegError, ValueError, IndexError, OverflowError)  # what PyAV raises for bad data
 
 
 def require_file(path: str | Path) -> Path:
@@ -57,7 +59,7 @@ def open_container(path: Path, **options: str) -> Iterator[Any]:
     with open(path, "rb") as file:
         try:
             container = av.open(file, options=options)
-        except (av.FFmpegError, ValueError):
+        except BROKEN:
             why = WITHOUT_INDEX if headers.breaks_off(path) else UNREADABLE
             raise DavssError(f"{path}: {why}") from None
         with container:
@@ -115,7 +117,7 @@ class Packets:
                 if packet.is_corrupt and not in_parts:
                     raise av.InvalidDataError(0, "corrupt")
                 frames = packet.decode()
-            except av.FFmpegError:
+            except BROKEN:
                 broken += 1
                 continue
             if frames:
@@ -127,7 +129,7 @@ class Packets:
         while True:
             try:
                 packet = next(packets)
-            except (StopIteration, av.FFmpegError):
+            except (StopIteration, *BROKEN):
                 return
             at = packet.dts if packet.pts is None else packet.pts
             if at is not None and packet.size:

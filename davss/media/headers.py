@@ -26,8 +26,10 @@ def claimed_sound(path: Path) -> tuple[int, int] | None:
         if start[:4] not in (b"RIFF", b"RF64", b"BW64") or start[8:] != b"WAVE":
             return 0, 0
         claim, left, block = _data(file, size)
-        if claim == 0:
-            return (0, left) if left == 0 or _more_chunks(file, size) else None
+        if 2 * claim < left:
+            file.seek(size - left + claim + claim % 2)
+            if not _more_chunks(file, size):
+                return None  # most of the sound came after the header was last written
     riff, blocks = start[:4] == b"RIFF", (claim // block, left // block)
     if claim > left:
         return None if riff and _unknown(claim) else blocks
@@ -69,8 +71,8 @@ def _more_chunks(file: BinaryIO, size: int) -> bool:
 
 
 def breaks_off(path: Path) -> bool:
-    """Whether a file of the kinds of mp4, Matroska, ASF, Ogg, AVI, AIFF or Wave64 ends before its
-    header says.
+    """Whether a file of the kinds of mp4, Matroska, ASF, Ogg, AVI, AIFF, Wave64 or mp3 ends before
+    its header says.
     """
     size = path.stat().st_size
     with open(path, "rb") as file:
@@ -88,6 +90,8 @@ def breaks_off(path: Path) -> bool:
             return int.from_bytes(start[4:8], "big") + 8 > size
         if start[:4] == b"riff":
             return int.from_bytes(start[16:24], "little") > size
+        if start[:3] == b"ID3" or start[:1] == b"\xff":
+            return _xing_end(file, start) > size
         if start[:4] == b"OggS":
             file.seek(max(0, size - OGG_PAGE))
             return not _ends_with_page(file.read())
@@ -106,6 +110,21 @@ def _boxes_end(file: BinaryIO, size: int) -> int:
             return 0
         at += length
     return at
+
+
+def _xing_end(file: BinaryIO, start: bytes) -> int:
+    """Where an mp3 file ends that says so in its first frame, 0 for one that does not."""
+    at = 0
+    if start[:3] == b"ID3":  # seven bits a byte
+        at = 10 + sum((byte & 127) << 7 * (3 - n) for n, byte in enumerate(start[6:10]))
+    file.seek(at)
+    frame = file.read(200)
+    for name in (b"Xing", b"Info"):
+        place = frame.find(name)
+        if place > 0 and frame[place + 7 : place + 8] and frame[place + 7] & 2:
+            field = place + 8 + 4 * (frame[place + 7] & 1)
+            return at + int.from_bytes(frame[field : field + 4], "big")
+    return 0
 
 
 def _ends_with_page(end: bytes) -> bool:

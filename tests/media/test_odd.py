@@ -1,0 +1,147 @@
+"""Kinds of files that made others' readers fail, silently or with a trace."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import soundfile
+
+from davss.errors import DavssError
+from davss.media.audio import read_sound
+from davss.media.video import Frames
+from tests.media.making import RATE, grays, noise, numbers, write
+
+
+@pytest.mark.parametrize(
+    ("kind", "subtype"),
+    [
+        ("NIST", "PCM_16"), ("NIST", "ULAW"), ("AU", "PCM_16"), ("VOC", "PCM_16"),
+        ("RF64", "PCM_16"), ("WAVEX", "PCM_24"), ("WAV", "ULAW"), ("WAV", "ALAW"),
+        ("WAV", "IMA_ADPCM"), ("WAV", "MS_ADPCM"), ("WAV", "GSM610"), ("WAV", "PCM_32"),
+        ("WAV", "DOUBLE"), ("WAV", "PCM_U8"), ("WAV", "G721_32"), ("AIFF", "FLOAT"),
+    ],
+)  # fmt: skip
+def test_kinds_of_speech_corpora_and_telephones(tmp_path, kind, subtype) -> None:
+    soundfile.write(tmp_path / "x.wav", noise()[0], RATE, subtype, format=kind)
+    sound = read_sound(tmp_path / "x.wav")
+    assert (sound.rate, sound.missing) == (RATE, "")
+    assert RATE <= sound.samples.shape[1] < RATE + 1100  # of ADPCM whole blocks
+    assert 0.08 < np.sqrt(np.mean(sound.samples**2)) < 0.12
+
+
+def test_big_endian_wav(tmp_path) -> None:
+    soundfile.write(tmp_path / "x.wav", noise()[0], RATE, "PCM_16", endian="BIG")
+    np.testing.assert_allclose(read_sound(tmp_path / "x.wav").samples, noise(), atol=1e-4)
+
+
+def test_flac_that_does_not_know_its_length_and_flac_behind_a_tag(tmp_path) -> None:
+    path = write(tmp_path / "x.flac", None, noise(), codecs=("", "flac"))
+    whole = path.read_bytes()
+    unknown = bytearray(whole)
+    unknown[21] &= 0xF0
+    unknown[22:26] = bytes(4)
+    for content in (bytes(unknown), b"ID3\x03\0\0\0\0\0\x0a" + bytes(10) + whole):
+        path.write_bytes(content)
+        assert read_sound(path).samples.shape == (1, RATE) and not read_sound(path).missing
+
+
+def test_ogg_streams_one_after_the_other_are_all_heard(tmp_path) -> None:
+    soundfile.write(tmp_path / "x.ogg", noise()[0], RATE, "VORBIS")
+    whole = (tmp_path / "x.ogg").read_bytes()
+    other = bytearray(whole)
+    (tmp_path / "x.ogg").write_bytes(whole + bytes(other))
+    sound = read_sound(tmp_path / "x.ogg")
+    assert sound.start == 0 and abs(sound.samples.shape[1] - 2 * RATE) < 2500
+
+
+def test_mp3_of_any_header(tmp_path) -> None:
+    path, codecs = tmp_path / "x.mp3", ("", "libmp3lame")
+    write(path, None, noise(3.0, 44_100), rate=44_100, codecs=codecs, write_xing="0")
+    assert not read_sound(path).missing  # its length is a guess from its bit rate
+    whole = write(path, None, noise(3.0, 44_100), rate=44_100, codecs=codecs).read_bytes()
+    path.write_bytes(whole + b"TAG" + bytes(125))
+    assert read_sound(path).samples.shape[1] == 3 * 44_100 and not read_sound(path).missing
+    path.write_bytes(whole[: len(whole) // 2])
+    assert "cut short" in read_sound(path).missing
+
+
+@pytest.mark.parametrize(
+    ("turn", "matrix", "side"),
+    [("right", (0, 1, -1, 0), 0), ("left", (0, -1, 1, 0), 1), ("over", (-1, 0, 0, -1), 2)],
+)
+def test_a_telephone_held_upright(tmp_path, turn, matrix, side) -> None:
+    """White at the left of the sensor is where the display matrix puts it."""
+    frames = np.zeros((5, 64, 96, 3), np.uint8)
+    frames[:, :, :20] = 255
+    content = bytearray(write(tmp_path / "x.mp4", frames).read_bytes())
+    place = content.index(b"tkhd") + 44
+    a, b, c, d = (value << 16 for value in matrix)
+    content[place : place + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    (tmp_path / "x.mp4").write_bytes(content)
+    picture = next(iter(Frames(tmp_path / "x.mp4"))).astype(float)
+    assert picture.shape == ((64, 96, 3) if turn == "over" else (96, 64, 3))
+    white = [picture[:9].mean(), picture[-9:].mean(), picture[:, -9:].mean(), picture[:, :9].mean()]
+    assert int(np.argmax(white)) == side
+
+
+def test_a_recorder_of_browsers_that_writes_no_length(tmp_path) -> None:
+    codecs = ("libvpx", "libopus")
+    path = write(
+        tmp_path / "x.wav", grays(25), noise(1.0, 48_000), rate=48_000, codecs=codecs,
+        container="webm", live="1",
+    )  # fmt: skip
+    assert read_sound(path).samples.shape[1] == 48_000 and not read_sound(path).missing
+    assert numbers(list(Frames(path))) == list(range(25))
+
+
+def test_packets_lost_on_the_way_are_silence_and_told(tmp_path) -> None:
+    """As in a stream of which some seconds did not arrive: the rest keeps its place."""
+    write(tmp_path / "whole.ts", grays(75), noise(3.0))
+    with (
+        av.open(str(tmp_path / "whole.ts")) as source,
+        av.open(str(tmp_path / "x.ts"), "w") as target,
+    ):
+        streams = {s.index: target.add_stream_from_template(s) for s in source.streams}
+        for packet in source.demux():
+            lost = packet.pts is not None and 1.0 < float(packet.pts * packet.time_base) < 2.0
+            if packet.size and not (lost and packet.stream.type == "audio"):
+                packet.stream = streams[packet.stream.index]
+                target.mux(packet)
+    whole, found = (read_sound(tmp_path / name) for name in ("whole.ts", "x.ts"))
+    assert abs(whole.samples.shape[1] - found.samples.shape[1]) < 1024
+    middle = found.samples[0, int(1.3 * RATE) : int(1.8 * RATE)]
+    assert np.abs(middle).max() == 0
+    end = slice(int(2.4 * RATE), int(2.9 * RATE))
+    np.testing.assert_allclose(found.samples[0, end], whole.samples[0, end], atol=1e-3)
+
+
+def test_damage_in_the_midst_is_told(tmp_path) -> None:
+    path = write(tmp_path / "x.mp4", None, noise(3.0), movflags="faststart")
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 3000] = bytes(range(256)) * 11 + bytes(184)
+    path.write_bytes(content)
+    sound = read_sound(path)
+    assert "x.mp4: damaged: " in sound.missing and sound.samples.shape[1] == 3 * RATE
+
+
+def test_names_that_mean_something_to_others(tmp_path) -> None:
+    for name in ("50%d.mp4", "http:x.mp4", "concat:a|b.mp4", "é ü.mp4", "-x.mp4"):
+        write(tmp_path / "plain", grays(5), noise(0.2), container="mp4").rename(tmp_path / name)
+        assert read_sound(tmp_path / name).samples.shape[1] == RATE // 5
+        assert len(Frames(tmp_path / name)) == 5
+
+
+@pytest.mark.parametrize("field", [(22, "<H"), (24, "<I")])
+def test_a_header_without_channels_or_rate(tmp_path: Path, field) -> None:
+    path, (place, kind) = tmp_path / "x.wav", field
+    soundfile.write(path, noise()[0], RATE, "PCM_16")
+    content = bytearray(path.read_bytes())
+    struct.pack_into(kind, content, place, 0)
+    path.write_bytes(content)
+    with pytest.raises(DavssError, match="x.wav: (its header is broken|not a recording)"):
+        read_sound(path)
