@@ -76,3 +76,17 @@ def test_broken_files_are_refused(tmp_path: Path, capfd: pytest.CaptureFixture[s
     with pytest.raises(DavssError, match="no such file"):
         Frames(tmp_path / "none.mp4")
     assert capfd.readouterr().err == ""
+
+
+def test_decord_reads_the_same(tmp_path: Path) -> None:
+    """Of a plain clip another decoder has the same pictures, bit by bit, and the same sound."""
+    decord = pytest.importorskip("decord")
+    frames = np.random.default_rng(0).integers(0, 255, (25, 28, 28, 3), np.uint8)
+    sound = 0.1 * np.random.default_rng(1).standard_normal(16_000)
+    write_mp4(tmp_path / "x.mp4", frames.repeat(8, 1).repeat(8, 2), sound)
+    reader = decord.VideoReader(str(tmp_path / "x.mp4"), num_threads=1)
+    theirs = reader.get_batch(range(len(reader))).asnumpy()
+    np.testing.assert_array_equal(read_video(tmp_path / "x.mp4").frames, theirs)
+    theirs = decord.AudioReader(str(tmp_path / "x.mp4"), mono=True, sample_rate=-1)[:].asnumpy()[0]
+    ours, _ = read_audio(tmp_path / "x.mp4")
+    np.testing.assert_allclose(ours, theirs[: len(ours)], atol=1e-6)
