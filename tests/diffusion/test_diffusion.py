@@ -116,3 +116,17 @@ def test_lognormal_levels_have_their_quantiles_within_the_limits():
     inside = torch.distributions.Normal(-2.0, 1.0).cdf(torch.tensor(0.0)).item()
     below = (sigma < math.exp(-2.0)).double().mean().item()
     assert below == pytest.approx(0.5 / inside, abs=2e-3)
+
+
+def test_frames_that_are_not_seen_get_the_null_condition():
+    prior, config = make_speech_prior(), SamplerConfig()
+    u, sigma = torch.randn(1, 2, 3200), torch.tensor([0.3])
+    lips = torch.randn(1, 2, 10, 6)
+    shape = (1, 2, 3200)
+    unseen = GuidedSpeech(prior, torch.full_like(lips, torch.nan), shape, config)(u, sigma)
+    torch.testing.assert_close(unseen, GuidedSpeech(prior, None, shape, config)(u, sigma))
+    gap = lips.clone()
+    gap[:, :, 5:] = torch.nan
+    with_gap = GuidedSpeech(prior, gap, shape, config)(u, sigma)
+    seen = GuidedSpeech(prior, lips, shape, config)(u, sigma)
+    assert with_gap.isfinite().all() and not torch.allclose(with_gap, seen)
