@@ -63,17 +63,17 @@ class SamplerConfig:
     num_samples: Count = 1
     """draws to average; the mean is closer to the truth, at that many times the cost"""
     guidance_weight: float = 0.5
-    """strength w of the lips, (1+w) D − w D∅; 0 is plain conditioning, at about half the cost"""
+    """guidance by the lips, (1+w) D(lips) - w D(none); 0 conditions only, at about half the cost"""
     sigma_max: Positive = 0.5
-    """noise level to begin at, for signals of RMS 0.05"""
+    """first noise level, for signals of RMS 0.05"""
     sigma_min: Positive = 1e-4
     """last noise level"""
     rho: Positive = 10.0
-    """curvature of the noise levels"""
+    """curvature of the noise schedule; higher puts more steps at low noise"""
     s_churn: NonNegative = 0.0
-    """noise put back in, spread over all steps; 10 to 30 calibrates the posterior of dps"""
+    """noise added back, spread over all steps; 10 to 30 calibrates dps"""
     compression: Annotated[float, Field(gt=0, le=1)] = 2 / 3
-    """exponent of the magnitudes that the likelihood compares; only dps follows it"""
+    """exponent of the magnitudes in the likelihood; only dps uses it for more than its trace"""
     window_seconds: Positive = 4.0
     """longest stretch separated at once, in s; longer recordings are cut"""
     overlap_seconds: Positive = 0.5
@@ -105,11 +105,11 @@ class DpsConfig(SamplerConfig):
 
     name: Literal["dps"] = "dps"
     zeta: NonNegative = 0.5
-    """pull of the likelihood; it moves a source by an RMS of zeta times the change of sigma"""
+    """strength of the likelihood: each step moves a source by an RMS of zeta times delta sigma"""
     order: Literal[1, 2] = 1
     """1 is Euler, 2 is Heun (two calls a step)"""
     consistency: bool = False
-    """share out at the end what the sources lack of the mixture"""
+    """at the end, distribute the residual of the mixture equally over the sources"""
 
 
 @_settings
@@ -122,7 +122,7 @@ class DapsConfig(SamplerConfig):
     eta: Fraction = 1.0
     """share of fresh noise in the next state"""
     shares: Literal["isotropic", "measured"] = "isotropic"
-    """of what the estimates lack: equal, or as their errors per source, time and frequency"""
+    """distribute the residual equally, or by the measured error per source, time and frequency"""
 
 
 @_settings
@@ -131,7 +131,7 @@ class PseudoConfig(SamplerConfig):
 
     name: Literal["pseudo"] = "pseudo"
     consistency: bool = False
-    """share out at the end what the sources lack of the mixture"""
+    """at the end, distribute the residual of the mixture equally over the sources"""
 
 
 SAMPLERS: dict[str, type[SamplerConfig]] = {

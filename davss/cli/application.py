@@ -128,8 +128,8 @@ def about_priors(
         )
     if with_lips and is_packaged(speech_prior):
         lines.append(
-            f"note: {speech_prior} knows the lips of one man, those of others mislead it; for one "
-            "speaker give --speakers 1 and no --lips"
+            f"note: {speech_prior} was trained on one man's lips; for anyone else leave --lips "
+            "out, and for one speaker give --speakers 1"
         )
     return lines
 

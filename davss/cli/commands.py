@@ -51,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     validate.set_defaults(run=_validate)
     info = commands.add_parser("info", help="what a prior is and how it was trained")
-    text = f"a folder such as data/priors/speech, or one that comes with davss: {small.SPEECH} ..."
+    text = f"a folder such as data/priors/speech, or a packaged prior such as {small.SPEECH}"
     info.add_argument("prior", type=path, help=text)
     info.set_defaults(run=_info)
     _add_convert(commands)
@@ -62,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_convert(commands: Any) -> None:
     command = commands.add_parser(
         "convert",
-        help="make a prior of a public checkpoint",
+        help="turn a public checkpoint into a prior",
         description="Write the NCSN++M of a public checkpoint (BUDDy, StoRM, SGMSE, ...; its EMA "
         "weights if it has any) as the directory of a prior. Code in the checkpoint is never run.",
         formatter_class=Help,
@@ -74,8 +74,8 @@ def _add_convert(commands: Any) -> None:
     add("--n-fft", type=int, default=510, help="its STFT, in samples")
     add("--hop-length", type=int, default=128, help="hop of its STFT, in samples")
     add("--sigma-data", type=float, default=0.05, help="RMS of the signals it was trained on")
-    text = "folder with eigenlips.safetensors or braven.json: make a speech prior of it, whose "
-    text += "lips have no effect until it is trained on"
+    text = "folder with eigenlips.safetensors or braven.json: write a speech prior, whose lips "
+    text += "have no effect until it is trained further"
     add("--visual-encoder", type=path, metavar="DIR", help=text)
     command.set_defaults(run=_convert)
 
@@ -83,11 +83,11 @@ def _add_convert(commands: Any) -> None:
 def _add_separate(commands: Any) -> None:
     command = commands.add_parser(
         "separate",
-        help="take a recording apart into speakers and noise",
-        description="Take a recording apart into speakers and noise. Writes speaker_1.wav, "
+        help="separate a recording into speakers and noise",
+        description="Separate a recording into speakers and noise. Writes speaker_1.wav, "
         "speaker_2.wav, ..., noise.wav and separation.json; files are as long as the input. "
-        "Without priors it takes the small one of speech that comes with davss and the noise "
-        f"model {small.DEFAULT_NOISE}.",
+        "By default it uses the packaged speech prior and the noise model "
+        f"{small.DEFAULT_NOISE}.",
         formatter_class=Help,
     )
     add = command.add_argument
@@ -104,7 +104,7 @@ def _add_separate(commands: Any) -> None:
         "--speakers is its own",
     )
     add("--speakers", type=int, metavar="K", help="number of speakers when there are no lips")
-    add("--off-screen", type=int, default=0, metavar="N", help="speakers nobody sees, besides")
+    add("--off-screen", type=int, default=0, metavar="N", help="more speakers, without lips")
     speech, noise = Path(small.SPEECH), small.DEFAULT_NOISE
     text = "channel to separate, from 0 on (default: the mean of those that are not silent)"
     add("--channel", type=int, metavar="N", help=text)
@@ -113,7 +113,7 @@ def _add_separate(commands: Any) -> None:
     text = "BRAVEn's checkpoint, if the speech prior was trained with it"
     add("--visual-encoder", type=path, metavar="FILE", help=text)
     add("--out", type=path, required=True, metavar="DIR", help="folder to write to")
-    add("--seed", type=int, default=0, help="random seed; the file's name counts too")
+    add("--seed", type=int, default=0, help="random seed; the file name counts as well")
     add("--device", help="cpu, cuda, cuda:1, ...; by default the GPU if there is one")
     add_execution(command)
     add_sampler(command)
@@ -123,10 +123,10 @@ def _add_separate(commands: Any) -> None:
 def _add_profile(commands: Any) -> None:
     command = commands.add_parser(
         "profile",
-        help="what one separation costs here, and what an evaluation would",
+        help="what a separation costs here, and what an evaluation would",
         description="Counts the work of one separation, times a few real steps of it here beside "
         "the machine's own peaks, and forecasts a whole evaluation here and on a GPU. Without "
-        "priors it takes untrained ones of the paper's size, which cost the same.",
+        "priors it uses untrained ones of the paper's size, which cost the same.",
         formatter_class=Help,
     )
     add = command.add_argument

@@ -22,10 +22,10 @@ from davss.config import (
 from davss.errors import DavssError
 
 NOISE = "|".join(["DIR", *get_args(NoiseModel)])
-SPEECH_HELP = f"directory of a prior, or the name of the one that comes with davss, {small.SPEECH}"
-NOISE_HELP = f"directory of a prior, the name of one that comes with davss ({small.NOISE}, "
-NOISE_HELP += f"{small.NOISE_DNS}), or what needs none: nmf fits each mixture, gaussian is "
-NOISE_HELP += "stationary, none takes all for speech"
+SPEECH_HELP = f"directory of a prior, or the packaged one, {small.SPEECH}"
+NOISE_HELP = f"directory of a prior, a packaged one ({small.NOISE}, "
+NOISE_HELP += f"{small.NOISE_DNS}), or an untrained model: nmf, fitted to each mixture, "
+NOISE_HELP += "gaussian, stationary, or none, which takes everything for speech"
 
 DEFAULT_PRESET, PACKAGED_PRESET = "fast", "small"
 
@@ -89,10 +89,10 @@ def add_sampler(command: argparse.ArgumentParser) -> None:
     """Flags of every setting of every sampler."""
     group = command.add_argument_group(
         "sampler",
-        "A preset, and what is to differ from it; a preset's own value is in brackets.",
+        "A preset and changes to it; the value of each preset is in brackets.",
     )
-    text = f"where to start from (default: {PACKAGED_PRESET} with the speech prior that comes with "
-    group.add_argument("--preset", choices=PRESETS, help=f"{text}davss, else {DEFAULT_PRESET})")
+    text = f"preset to start from (default: {PACKAGED_PRESET} with the packaged speech prior, "
+    group.add_argument("--preset", choices=PRESETS, help=f"{text}else {DEFAULT_PRESET})")
     values = {name: to_dict(preset) for name, preset in PRESETS.items()}
     for name, classes in sampler_settings_by_name().items():
         own = {preset: _shown(each[name]) for preset, each in values.items() if name in each}
