@@ -14,7 +14,7 @@ from davss.diffusion.prior import NoisePrior, SpeechPrior, load_prior
 from davss.errors import DavssError
 from davss.evaluation.external import PROGRAM, Peer
 from davss.evaluation.mixtures import Library
-from davss.evaluation.runner import Job
+from davss.evaluation.runner import Job, available
 from davss.evaluation.trials import Arm
 from davss.posterior.separator import Separator
 from davss.storage import sha256, storage_root
@@ -47,12 +47,16 @@ def make_job(arms: Iterable[Arm], library: Library, seed: int, execution: Separa
     """What the actors need; every piece is read and checked before anything starts.
 
     An arm's folder is named by all that decides its estimates but the mixture: settings, priors,
-    shards, seed and code.
+    shards, seed, code, and in what precision networks compute: where a GPU and a CPU differ in
+    that, a run that is begun on one is not gone on with on the other.
     """
     storage, arms = storage_root().resolve(), list(arms)
     speech_prior = read_prior(PRIORS / SPEECH, SpeechPrior, "train_speech")
     models = {arm.noise: read_noise_model(arm.noise) for arm in arms if arm.peer is None}
-    common = [library.shards, seed]
+    precision: str = execution.precision
+    if precision == "auto":  # for each device to say, but never both in one table
+        precision = "auto on GPUs" if available().get("GPU") else "auto on CPUs"
+    common = [library.shards, seed, precision]
     ours = [contents(PRIORS / SPEECH), code_digest("pipelines.evaluating")]
     folders = {}
     for arm in arms:

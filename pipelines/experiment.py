@@ -15,7 +15,6 @@ DAVSS_PEERS, noise_models compares with them.
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,7 +39,7 @@ from davss.evaluation.material import Material
 from davss.evaluation.mixtures import rows_of
 from davss.evaluation.plans import PLANS
 from davss.evaluation.records import read_manifest
-from davss.evaluation.runner import Job, find_records, plan_actors, run_plan
+from davss.evaluation.runner import Job, available, find_records, plan_actors, run_plan
 from davss.evaluation.scoring import score_plan
 from davss.evaluation.tables import markdown
 from davss.evaluation.trials import Trial, as_frame
@@ -118,8 +117,7 @@ def forecast(trials: Sequence[Trial], job: Job, num_actors: int | None) -> str:
     todo = [trial for trial in trials if (trial.arm.name, trial.name) not in done]
     arms = list(dict.fromkeys(trial.arm for trial in trials))
     total = sum(map(passes, todo))
-    here = {"CPU": len(os.sched_getaffinity(0)), "GPU": torch.cuda.device_count()}
-    actors = plan_actors(here, num_actors)
+    actors = plan_actors(available(), num_actors)
     prior = job.make_separator.speech  # type: ignore[attr-defined]
     seconds = total * time_of_pass(prior, trials[0].row["seconds"], actors.threads)
     lines = [f"{arm.name}: {sum(passes(t) for t in todo if t.arm == arm)} passes" for arm in arms]

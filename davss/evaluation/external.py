@@ -35,6 +35,8 @@ def installed_peers(python: Path, program: Path | None = None) -> list[str]:
 class Peer:
     """One enhancer, in a process of its own as long as this object lives."""
 
+    dtype = torch.float32
+
     def __init__(self, name: str, python: Path, program: Path | None = None) -> None:
         self.name = name
         self.process = subprocess.Popen(

@@ -22,14 +22,15 @@ from scipy.io import wavfile
 from davss.errors import DavssError
 from davss.storage import publish, sha256
 
-# What is known of a trial; `path` is relative to the storage, `seconds_taken` its share of its
-# batch. A manifest has the arm before it.
+# What is known of a trial; `path` is relative to the storage, `precision` that of the networks,
+# `seconds_taken` its share of its batch. A manifest has the arm before it.
 RECORD = (
     "key",
     "num_speakers",
     "path",
     "sha256",
     "sample_rate",
+    "precision",
     "seconds_taken",
     "evaluations",
     "residual_db",

@@ -32,14 +32,15 @@ from davss.evaluation.trials import Arm, Trial, lips_for
 from davss.ray_session import ray_running
 
 log = logging.getLogger(__name__)
+ADDRESS = "RAY_ADDRESS"
 
 
 @dataclass(frozen=True)
 class Job:
     """What every actor is given; can be pickled.
 
-    `make_separator(arm, device=)` makes what an arm separates with; `folders` has by the arm's name
-    where its files go, absolute and below `storage`.
+    `make_separator(arm, device=)` makes what an arm separates with, which has a `dtype` besides;
+    `folders` has by the arm's name where its files go, absolute and below `storage`.
     """
 
     library: Library
@@ -109,24 +110,28 @@ def _separate_all(
     """Records in the order in which they are ready, with the `arm` and `name` of their trial."""
     if not todo:
         return
-    cores = len(os.sched_getaffinity(0))
-    here = {"CPU": cores, "GPU": torch.cuda.device_count()}
-    if "RAY_ADDRESS" not in os.environ and min(plan_actors(here, num_actors).count, len(todo)) == 1:
-        alone = Separating(job, _arms_of(todo), plan_actors(here, 1))
-        for batch in batches_of(todo, batch_size, 1):
+    actors = plan_actors(available(), num_actors)
+    batches = batches_of(todo, batch_size, actors.count)
+    if ADDRESS not in os.environ and min(actors.count, len(batches)) == 1:
+        alone = Separating(job, _arms_of(todo), plan_actors(available(), 1))
+        for batch in batches:
             yield from alone.separate(batch[0].arm, [trial.row for trial in batch])
         return
     # Ray's core calls every actor whose arguments are large an error; they live as long as the
     # driver.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    with ray_running(max(cores, num_actors or 1)):
-        import ray
+    with ray_running(actors.count * actors.threads):
+        yield from _in_actors(batches, job, actors)
 
-        resources = dict(ray.cluster_resources())
-        if "RAY_ADDRESS" not in os.environ:
-            resources["CPU"] = cores  # Ray is told of more than there are
-        actors = plan_actors(resources, num_actors)
-        yield from _in_actors(batches_of(todo, batch_size, actors.count), job, actors)
+
+def available() -> Mapping[str, float]:
+    """The CPU and GPU that there are: of the cluster that RAY_ADDRESS names, or of this machine."""
+    if ADDRESS in os.environ:
+        with ray_running(1):
+            import ray
+
+            return ray.cluster_resources()
+    return {"CPU": len(os.sched_getaffinity(0)), "GPU": torch.cuda.device_count()}
 
 
 def _arms_of(trials: Sequence[Trial]) -> list[Arm]:
@@ -186,7 +191,7 @@ class Separating:
         self.job, self.arms = job, {arm.name: arm for arm in arms}
         self.device = "cuda" if actors.num_gpus else "cpu"
         self.arm: Arm | None = None
-        self.separator: Callable[..., Any]
+        self.separator: Any
 
     def __call__(self, block: pandas.DataFrame) -> pandas.DataFrame:
         """The records of a block of one batch, as JSON."""
@@ -228,6 +233,7 @@ class Separating:
         for index, (row, mixture) in enumerate(zip(rows, mixtures, strict=True)):
             name, folder = Trial(arm, row).name, job.folders[arm.name]
             record = make_record(row, seconds, evaluations=int(result.num_evaluations))
+            record["precision"] = str(self.separator.dtype).removeprefix("torch.")
             if result.errors[index]:
                 record = write_record(folder, name, record | {"error": str(result.errors[index])})
             else:

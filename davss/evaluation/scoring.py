@@ -26,7 +26,7 @@ from davss.evaluation.trials import UNTRAINED, Trial
 WORTH_A_PROCESS = 40  # mixtures that take about as long as a process does to start
 FACTS = ("arm", "key", "num_speakers", "condition", "noise_model", "sir_db", "snr_db")
 PLACE = ("scene_seen", "source", "pool", "speaker_seen")
-COLUMNS = (*FACTS, *PLACE, *SOURCE_METRICS, *COST, "path", "error")
+COLUMNS = (*FACTS, *PLACE, *SOURCE_METRICS, *COST, "precision", "path", "error")
 
 
 def score_plan(
@@ -56,7 +56,10 @@ def score_trial(
     (trial, record), row = pair, pair[0].row
     about = {name: row.get(name) for name in FACTS if name in row}
     about |= {"arm": trial.arm.name, "noise_model": trial.arm.noise}
-    about |= {"scene_seen": _scene_seen(trial), **{name: record[name] for name in (*COST, "path")}}
+    about |= {
+        "scene_seen": _scene_seen(trial),
+        **{name: record[name] for name in (*COST, "precision", "path")},
+    }
     names = source_names(int(row["num_speakers"]))
     unknown = [None] * len(row["pool"])
     speakers = zip(row["pool"], row.get("speaker_seen", unknown), strict=True)

@@ -79,6 +79,7 @@ class LipReader:
     arm: Arm
     device: str
     speech: Reader
+    dtype: torch.dtype = torch.float32
 
     def __call__(self, mixture, *, lips, num_speakers, sample_rate, keys, seed):
         assert sample_rate == RATE and seed == 0

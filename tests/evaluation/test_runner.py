@@ -48,6 +48,7 @@ class FakeSeparator:
     arm: Arm
     device: str
     calls: list[list[str]] = field(default_factory=list)
+    dtype: torch.dtype = torch.float32
 
     def __call__(self, mixture, *, lips, num_speakers, sample_rate, keys, seed):
         self.calls.append(keys)
@@ -102,6 +103,7 @@ def test_a_trial_is_separated_written_and_described(job, tmp_path):
     assert tuple(row) == records.COLUMNS and row["arm"] == "wham"
     assert row["path"] == f"estimates/wham/{name}.wav" and row["error"] is None
     assert row["evaluations"] == 3 and row["residual_db"] < -100
+    assert row["precision"] == "float32"
     sources, rate = records.read_estimate(tmp_path / row["path"])
     assert sources.shape == (3, SAMPLES) and rate == RATE
     mixture = job.library.render(trials[1].row)

@@ -18,7 +18,7 @@ from davss.errors import DavssError
 from davss.evaluation import records
 from davss.evaluation.runner import Actors, Job, Separating
 from davss.evaluation.trials import Arm
-from pipelines import separate
+from pipelines import evaluating, separate
 from pipelines.clips import open_library
 from pipelines.evaluating import Makers, make_job
 
@@ -96,6 +96,19 @@ def test_estimates_of_other_settings_lie_elsewhere(project):
     assert len(set(folders)) == 8 and all(folder.is_absolute() for folder in folders)
     renamed = job_of(replace(base, name="another")).folders["another"]
     assert renamed == folders[-1], "a name decides nothing"
+
+
+def test_a_run_begun_on_a_cpu_is_not_gone_on_with_in_another_precision_on_a_gpu(
+    project, monkeypatch
+):
+    arm = Arm("wham", "wham", SamplerConfig(num_steps=2))
+    found: dict[str, list[Path]] = {"auto": [], "float32": []}
+    for gpus in (0, 1):
+        monkeypatch.setattr(evaluating, "available", lambda gpus=gpus: {"CPU": 2, "GPU": gpus})
+        for precision, folders in found.items():
+            job = make_job([arm], open_library("wham"), 0, SeparationConfig(precision=precision))
+            folders.append(job.folders["wham"])
+    assert found["auto"][0] != found["auto"][1] and found["float32"][0] == found["float32"][1]
 
 
 def change_prior(folder: Path) -> None:
