@@ -62,7 +62,7 @@ def main() -> None:
             f"| {row['seams']:+.2f} dB |",
             flush=True,
         )
-    draw_plot(curves, arguments.plot)
+    plot_memory(curves, arguments.plot)
 
 
 def measure(minutes: float, sampler: SamplerConfig, threads: int) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def read_recording(length: int, rate: int) -> tuple[torch.Tensor, torch.Tensor, 
     return next(signals), next(signals), next(signals)
 
 
-def draw_plot(curves: dict[float, list[tuple[float, float]]], path: Path) -> None:
+def plot_memory(curves: dict[float, list[tuple[float, float]]], path: Path) -> None:
     """Memory against minutes separated, a line for every length."""
     figure = new_figure(6.4, 3.2)
     axes = figure.add_subplot()

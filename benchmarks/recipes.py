@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     with publish(arguments.out / "recipes.md") as temporary:
         temporary.write_text(text)
     with publish(arguments.out / "recipes.svg") as temporary:
-        draw(found, temporary)
+        plot(found, temporary)
     print(text)
 
 
@@ -68,7 +68,7 @@ def some(history: pandas.DataFrame) -> pandas.DataFrame:
     return history.loc[sorted({(history.samples - end).abs().idxmin() for end in ends})]
 
 
-def draw(found: pandas.DataFrame, path: Path) -> None:
+def plot(found: pandas.DataFrame, path: Path) -> None:
     """Gain against minutes as svg, a panel for the mean and one for each σ."""
     columns = ["gain (dB)", *(c for c in found if str(c).startswith("σ"))]
     figure = new_figure(8.4, 5.2)

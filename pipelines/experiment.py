@@ -155,7 +155,7 @@ def write(name: ExperimentName, found: pandas.DataFrame, out: Path) -> None:
         with publish(out / f"{name}.{suffix}") as temporary:
             temporary.write_text(text)
     figure = plots.new_figure()
-    PLANS[name].draw(figure, found)
+    PLANS[name].plot(figure, found)
     with publish(out / f"{name}.svg") as temporary:
         plots.save_svg(figure, temporary, name)
     print(texts["md"] + f"in {out / name}.md, .csv and .svg")

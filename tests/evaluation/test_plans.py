@@ -278,11 +278,23 @@ def test_tables_and_plots(material, tmp_path, name):
     assert set(found.who) <= {"unseen", "seen"}
     for path in (tmp_path / "a.svg", tmp_path / "b.svg"):
         figure = plots.new_figure()
-        PLANS[name].draw(figure, found)
+        PLANS[name].plot(figure, found)
         plots.save_svg(figure, path, name)
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
     if name == "quality":
         assert {"K = 1", "K = 2"} <= set(found)
+
+
+def test_the_plan_of_the_docs_runs(material, tmp_path):
+    """With the imports of `noise_models`, as the page says."""
+    page = (Path(__file__).parents[2] / "docs/results.md").read_text()
+    scope = dict(vars(noise_models))
+    exec(page[page.index("def plan(material)") :].partition("```")[0], scope)
+    planned = scope["plan"](material)
+    found = scope["table"](run(planned, material, tmp_path), CONFIG)
+    scope["plot"](plots.new_figure(), found)
+    assert found.prior.tolist() == ["wham", "mine"] and set(found.who) == {"unseen"}
+    assert (found.mixtures == CONFIG.mixtures).all()
 
 
 def test_refusals(material):

@@ -1,5 +1,5 @@
 """Plans of trials, a module each: `plan(material)` says what is separated and how, `table(rows,
-config)` what came of it, and `draw(figure, table)` plots that.
+config)` what came of it, and `plot(figure, table)` draws that.
 
 `rows` are those of `davss.evaluation.scoring`. A table has `who`, the speakers it is about: those
 that no prior was trained on and those one was are never averaged (`davss.evaluation.statistics`).

@@ -47,7 +47,7 @@ def table(rows: pandas.DataFrame, config: ExperimentConfig) -> pandas.DataFrame:
     return pandas.DataFrame(lines)
 
 
-def draw(figure: Figure, table: pandas.DataFrame) -> None:
+def plot(figure: Figure, table: pandas.DataFrame) -> None:
     """SI-SDR by noise, a bar per prior."""
     axes = figure.add_subplot()
     table = table[table.who == table.who.iloc[0]]

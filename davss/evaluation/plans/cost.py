@@ -74,7 +74,7 @@ def table(rows: pandas.DataFrame, config: ExperimentConfig) -> pandas.DataFrame:
     )
 
 
-def draw(figure: Figure, table: pandas.DataFrame, column: str = "si_sdr") -> None:
+def plot(figure: Figure, table: pandas.DataFrame, column: str = "si_sdr") -> None:
     """SI-SDR, or its gain, against evaluations, a line per family of samplers."""
     axes = figure.add_subplot()
     table = table[table.who == table.who.iloc[0]]

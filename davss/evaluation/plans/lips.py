@@ -68,7 +68,7 @@ def table(rows: pandas.DataFrame, config: ExperimentConfig) -> pandas.DataFrame:
     return pandas.DataFrame(lines)
 
 
-def draw(figure: Figure, table: pandas.DataFrame) -> None:
+def plot(figure: Figure, table: pandas.DataFrame) -> None:
     """SI-SDR, and how often the assignment is right, by arm."""
     left, right = row_of_axes(figure, 2, sharey=True)
     table = table[table.who == table.who.iloc[0]]

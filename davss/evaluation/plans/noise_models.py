@@ -53,7 +53,7 @@ def table(rows: pandas.DataFrame, config: ExperimentConfig) -> pandas.DataFrame:
     return pandas.DataFrame(lines)
 
 
-def draw(figure: Figure, table: pandas.DataFrame) -> None:
+def plot(figure: Figure, table: pandas.DataFrame) -> None:
     """SI-SDR against input SNR, a panel per number of speakers, a line per model."""
     counts = sorted(set(table.speakers))
     for axes, count in zip(row_of_axes(figure, len(counts)), counts, strict=True):

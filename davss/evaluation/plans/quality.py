@@ -28,6 +28,6 @@ def table(rows: pandas.DataFrame, config: ExperimentConfig) -> pandas.DataFrame:
     return found[[*(c for c in found if not c.startswith("K =")), *(f"K = {k}" for k in counts)]]
 
 
-def draw(figure: Figure, table: pandas.DataFrame) -> None:
+def plot(figure: Figure, table: pandas.DataFrame) -> None:
     """The gain against evaluations: mixtures of other numbers of speakers have other levels."""
-    cost.draw(figure, table, "si_sdri")
+    cost.plot(figure, table, "si_sdri")
