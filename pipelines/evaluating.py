@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
+import torch
+
 from davss.code import code_digest
 from davss.config import NoiseModel, SeparationConfig, digest
 from davss.diffusion.prior import NoisePrior, SpeechPrior, load_prior
@@ -16,6 +18,7 @@ from davss.evaluation.external import PROGRAM, Peer
 from davss.evaluation.mixtures import Library
 from davss.evaluation.runner import Job, available
 from davss.evaluation.trials import Arm
+from davss.networks.precision import resolve
 from davss.posterior.separator import Separator
 from davss.storage import sha256, storage_root
 from pipelines import count_of
@@ -53,10 +56,7 @@ def make_job(arms: Iterable[Arm], library: Library, seed: int, execution: Separa
     storage, arms = storage_root().resolve(), list(arms)
     speech_prior = read_prior(PRIORS / SPEECH, SpeechPrior, "train_speech")
     models = {arm.noise: read_noise_model(arm.noise) for arm in arms if arm.peer is None}
-    precision: str = execution.precision
-    if precision == "auto":  # for each device to say, but never both in one table
-        precision = "auto on GPUs" if available().get("GPU") else "auto on CPUs"
-    common = [library.shards, seed, precision]
+    common = [library.shards, seed, _precision(execution)]
     ours = [contents(PRIORS / SPEECH), code_digest("pipelines.evaluating")]
     folders = {}
     for arm in arms:
@@ -65,6 +65,14 @@ def make_job(arms: Iterable[Arm], library: Library, seed: int, execution: Separa
     noises = {name: model for name, (model, _) in models.items()}
     make_separator = Makers(speech_prior, noises, execution, peers_python())
     return Job(library, make_separator, storage, folders, seed)
+
+
+def _precision(execution: SeparationConfig) -> str:
+    """In what networks will compute; where only the actors' GPUs know, that it is for them to say."""
+    device = torch.device("cuda" if available().get("GPU") else "cpu")
+    if execution.precision == "auto" and device.type == "cuda" and not torch.cuda.is_available():
+        return "auto on GPUs"
+    return str(resolve(execution.precision, device))
 
 
 def read_noise_model(noise: str) -> tuple[NoisePrior | NoiseModel, list[str]]:

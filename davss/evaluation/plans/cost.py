@@ -19,12 +19,12 @@ from davss.evaluation.trials import Arm, Trial, cross
 
 def plan(material: Material) -> list[Trial]:
     """One speaker, in view or off-screen by turns."""
-    config = material.config
+    config, compared = material.config, arms(material)  # a slip in a name first
     rows = [
         make_row(material, "cost", index, [by_turns(index)], snr_db=config.cost_snr_db)
         for index in range(config.cost_mixtures)
     ]
-    return cross(arms(material), rows)
+    return cross(compared, rows)
 
 
 def arms(material: Material) -> list[Arm]:
