@@ -68,7 +68,7 @@ def make_job(arms: Iterable[Arm], library: Library, seed: int, execution: Separa
 
 
 def _precision(execution: SeparationConfig) -> str:
-    """In what networks will compute; where only the actors' GPUs know, that it is for them to say."""
+    """In what networks will compute; for GPUs that only the actors see, that they will say."""
     device = torch.device("cuda" if available().get("GPU") else "cpu")
     if execution.precision == "auto" and device.type == "cuda" and not torch.cuda.is_available():
         return "auto on GPUs"
