@@ -16,6 +16,7 @@ from typing import Any
 import pandas
 import pyarrow
 import pyarrow.parquet
+from pyarrow import compute
 
 from davss.errors import DavssError
 from davss.shards.contract import SPLITS
@@ -58,12 +59,18 @@ def read_table(path: Path, columns: dict[str, pyarrow.DataType]) -> pandas.DataF
         if absent:
             raise DavssError(f"{path}: has no '{absent[0]}', is of another davss; {MEND}")
         table = table.select(list(columns)).cast(pyarrow.schema(list(columns.items())))
+        bad = [name for name in columns if table[name].null_count or _unprintable(table[name])]
     except (OSError, ValueError, pyarrow.ArrowException):
         raise DavssError(f"{path}: not a readable manifest; {MEND}") from None
-    gaps = [name for name in columns if table[name].null_count]
-    if gaps:
-        raise DavssError(f"{path}: a row has no '{gaps[0]}'; {MEND}")
+    if bad:
+        raise DavssError(f"{path}: a row has no '{bad[0]}'; {MEND}")
     return table.to_pandas()
+
+
+def _unprintable(column: pyarrow.ChunkedArray) -> bool:
+    """Whether a text would break a line of what is told of it."""
+    text = column.type == _TEXT
+    return text and compute.any(compute.match_substring_regex(column, r"[\x00-\x1f]")).as_py()
 
 
 def write_manifests(results: Iterable[ShardResult], folder: Path) -> str:
