@@ -19,10 +19,11 @@ from pathlib import Path
 import cv2
 
 from davss.errors import ending_in_one_line
+from davss.media import FPS
 from davss.media.audio import read_audio
 from davss.media.mouth import MouthFinder, crop_mouths
 from davss.media.tracks import Follower, choose
-from davss.media.video import FPS, read_video
+from davss.media.video import read_video
 
 finder: MouthFinder | None = None
 

@@ -32,8 +32,8 @@ from davss.config import PRESETS, DpsConfig, NetworkConfig, SamplerConfig, chang
 from davss.diffusion.guidance import plan_branches
 from davss.diffusion.prior import NoisePrior, SpeechPrior
 from davss.diffusion.schedule import sigma_schedule
+from davss.media import FPS
 from davss.posterior import sample
-from davss.posterior.inputs import VIDEO_RATE
 from davss.posterior.likelihood import reconstruction_loss
 from davss.posterior.separator import Separator
 from davss.profiling import untrained_priors
@@ -167,7 +167,7 @@ def make_mixture(task: Task) -> tuple[Tensor, Tensor]:
     num_speakers, prior = task.num_speakers, make_priors(task.nf)[0]
     torch.manual_seed(0)
     mixture = torch.randn(1, round(task.seconds * SAMPLE_RATE))
-    frames = round(task.seconds * VIDEO_RATE)
+    frames = round(task.seconds * FPS)
     lips = torch.randn(1, num_speakers, frames, prior.visual_encoder.dim)
     return 0.05 * (num_speakers + 1) ** 0.5 * mixture, lips
 

@@ -15,10 +15,11 @@ import numpy as np
 
 from davss.diffusion.prior import SpeechPrior
 from davss.errors import DavssError
+from davss.media import FPS
 from davss.media.audio import read_sound, require_sound
 from davss.media.decoding import has_stream
 from davss.media.mouth import MouthFinder
-from davss.media.video import FPS, NEAR_FPS, Frames
+from davss.media.video import NEAR_FPS, Frames
 from davss.posterior.inputs import SHORTEST, SILENCE
 
 STDIN = Path("-")

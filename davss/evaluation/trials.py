@@ -21,7 +21,7 @@ import pandas
 from davss.config import SamplerConfig, digest, to_dict
 from davss.errors import DavssError
 from davss.evaluation.mixtures import Clips, Mixture
-from davss.shards.contract import FPS
+from davss.media import FPS
 
 REMARKS = ("speaker_seen", "scene_seen")  # about a mixture, without a say in it
 UNTRAINED = ("nmf", "gaussian", "none")  # noise models beside the priors

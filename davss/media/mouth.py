@@ -11,13 +11,13 @@ import cv2
 import numpy as np
 
 from davss.errors import DavssError
+from davss.media import CROP, FPS
 from davss.media.faces import LEFT_EYE, RIGHT_EYE
 from davss.media.tracks import Follower, Track, choose, opening
-from davss.media.video import FPS, Frames
+from davss.media.video import Frames
 
 __all__ = ["FaceQuality", "Mouth", "MouthFinder", "crop_mouths", "opening"]
 
-CROP = 96
 # Face Mesh numbers of the stable points 28, 33, 36, 39, 42, 45, 48, 54 of the 68-point scheme, and
 # the lips.
 STABLE = (197, 2, 33, 133, 362, 263, 61, 291)

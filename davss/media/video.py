@@ -11,9 +11,9 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from davss.errors import DavssError
+from davss.media import FPS
 from davss.media.decoding import Packets, find_stream, open_container, require_file
 
-FPS = 25.0
 NEAR_FPS = 0.1  # rates that near to 25 are 25: clocks differ
 HOLD = 0.1  # s: how far in time a frame may be from what it is taken for
 LONGEST = 24 * 3600 * 25  # frames

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from davss.errors import DavssError
+from davss.media import FPS
 
-VIDEO_RATE = 25
 SILENCE = 1e-9  # a standard deviation below this is digital silence
 SHORTEST = 0.1  # seconds: a few windows of the networks' STFT
 
@@ -52,9 +52,9 @@ def check_lips(lips: Tensor, batch: int, seconds: float) -> None:
             "lips: NaN or infinite features; compute them again, or let all of a frame that is not "
             "seen be NaN"
         )
-    if abs(lips.shape[2] - seconds * VIDEO_RATE) > 1:
+    if abs(lips.shape[2] - seconds * FPS) > 1:
         raise DavssError(
-            f"lips: {lips.shape[2]} frames are {lips.shape[2] / VIDEO_RATE:.2f} s, the mixture "
+            f"lips: {lips.shape[2]} frames are {lips.shape[2] / FPS:.2f} s, the mixture "
             f"lasts {seconds:.2f} s; cut both to the same stretch"
         )
 

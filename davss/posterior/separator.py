@@ -23,9 +23,10 @@ from davss.config import PRESETS, NoiseModel, SamplerConfig, SeparationConfig, c
 from davss.diffusion.guidance import GuidedSpeech
 from davss.diffusion.prior import NoisePrior, SpeechPrior, load_prior
 from davss.errors import DavssError
+from davss.media import FPS
 from davss.media.resampling import resample
 from davss.networks.precision import resolve
-from davss.posterior.inputs import VIDEO_RATE, check_lips, check_mixture, count_speakers
+from davss.posterior.inputs import check_lips, check_mixture, count_speakers
 from davss.posterior.noise_models import GaussianNoise, NmfNoise
 from davss.posterior.recordings import Outcome, Piece, Recordings, at_rate
 from davss.posterior.sampling import evaluations, generator, gentler, sample
@@ -175,7 +176,7 @@ class Separator:
     ) -> Recordings:
         windows = self.plan(signal.shape[-1])
         num_sources = num_speakers + (self.noise_prior != "none")
-        grid = round(self.sample_rate / VIDEO_RATE)
+        grid = round(self.sample_rate / FPS)
         return Recordings(signal, lips, keys, windows, num_sources, self.sample_rate, grid)
 
     def _finish(
@@ -206,7 +207,7 @@ class Separator:
         rate, sampler = self.sample_rate, self.sampler
         longest = round(sampler.window_seconds * rate)
         overlap = round(sampler.overlap_seconds * rate)
-        return plan_windows(num_samples, round(rate / VIDEO_RATE), longest, overlap)
+        return plan_windows(num_samples, round(rate / FPS), longest, overlap)
 
     @property
     def num_evaluations(self) -> int:

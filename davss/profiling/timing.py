@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from davss.config import changed
-from davss.posterior.inputs import VIDEO_RATE
+from davss.media import FPS
 from davss.posterior.separator import Separator
 
 PEAK_REPEATS, PEAK_SECONDS = 3, 0.2  # calls of each kernel, and the least time spent on it
@@ -64,7 +64,7 @@ def make_noise(
     separator: Separator, batch: int, num_speakers: int, num_samples: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Noise for mixtures (B, T) and for lips (B, K, V, D)."""
-    frames = max(round(num_samples / separator.sample_rate * VIDEO_RATE), 1)
+    frames = max(round(num_samples / separator.sample_rate * FPS), 1)
     seeded, dim = torch.Generator().manual_seed(0), separator.speech_prior.visual_encoder.dim
     mixture = torch.randn(batch, num_samples, generator=seeded)
     return mixture, torch.randn(batch, num_speakers, frames, dim, generator=seeded)

@@ -19,12 +19,11 @@ from davss.code import code_digest
 from davss.config import ShardsConfig, changed, digest
 from davss.corpora import RawClip
 from davss.errors import DavssError
-from davss.media import audio
+from davss.media import FPS, audio
 from davss.networks.eigenlips import VisualEncoder
 from davss.networks.visual import save_visual_encoder
 from davss.ray_session import ray_running
 from davss.shards import contract, tasks
-from davss.shards.contract import FPS
 from davss.shards.encoders import fitted_encoder, given_encoder
 from davss.shards.manifests import write_manifests
 from davss.shards.plan import ClipTable, PlannedShard, plan_shards

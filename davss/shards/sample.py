@@ -19,12 +19,13 @@ from davss.config import ShardsConfig
 from davss.corpora import RawClip
 from davss.corpora.filters import measure_speech, require_speech
 from davss.errors import DavssError
+from davss.media import FPS
 from davss.media.audio import read_sound, require_sound, resample
 from davss.media.mouth import MouthFinder
 from davss.media.rois import ROI, read_rois
 from davss.media.video import NEAR_FPS, Frames
 from davss.networks.eigenlips import VisualEncoder
-from davss.shards.contract import FPS, encode, samples_per_frame
+from davss.shards.contract import encode, samples_per_frame
 
 # AAC pads its last frame and encoders add a lead-in: sound may outlast the picture by this much.
 SURPLUS_SECONDS = 0.25
