@@ -6,6 +6,7 @@ folder, $DAVSS_STATE when $DAVSS_STORAGE is none.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -37,7 +38,9 @@ class LocalStore:
         path = self.root / name
         try:
             status = path.stat()
-        except (FileNotFoundError, NotADirectoryError):
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+                raise
             return None
         return Entry(name, status.st_size, str(status.st_mtime_ns))
 

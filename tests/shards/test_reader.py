@@ -42,6 +42,11 @@ def test_shards_lie_in_the_storage(name, tmp_path):
         check_shard(LocalStore(tmp_path), name)
 
 
+def test_a_name_that_no_file_can_have(tmp_path):
+    with pytest.raises(DavssError, match="shard is missing"):
+        check_shard(LocalStore(tmp_path), "x" * 300)
+
+
 def test_validate_finds_leaking_speakers_only(corpus):
     problems = validate(corpus.manifests, corpus.storage)
     assert problems == [f"speaker id{n}: in test and in train or valid" for n in range(3)]
