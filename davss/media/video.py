@@ -15,6 +15,7 @@ from davss.media import FPS
 from davss.media.decoding import Packets, find_stream, open_container, require_file
 
 NEAR_FPS = 0.1  # rates that near to 25 are 25: clocks differ
+SET_BACK = 1.0  # s
 HOLD = 0.1  # s: how far in time a frame may be from what it is taken for
 LONGEST = 24 * 3600 * 25  # frames
 HELD = 1 << 28  # bytes: a minute and more of 224×224
@@ -70,6 +71,8 @@ class Frames:
                 raise DavssError(
                     f"{self.path}: its picture cannot be decoded (corrupt?); encode it again"
                 )
+            # frames come as they are shown, but avi has only the times at which they are decoded
+            times.sort()
             steps = np.diff(times)
             usual = steps[steps <= 1.5 * np.median(steps)] if len(steps) else np.array([1 / FPS])
             self.fps = 1 / max(float(usual.mean()), 1e-3)
@@ -119,14 +122,16 @@ class _Drawing:
 
 
 def _timed(packets: Packets) -> Iterator[tuple[float, Any]]:
-    """Frames with their times in s, which never fall; one without a stamp follows at 1/25 s."""
-    last = None
+    """Frames with their times in s. One without a stamp follows at 1/25 s, and what is set back by
+    a second or more, as in files put together, follows what was there before.
+    """
+    last, shift = -1 / FPS, 0.0
     for frame in packets.frames():
-        time = frame.time
-        if time is None:
-            time = 0.0 if last is None else last + 1 / FPS
-        last = time if last is None else max(time, last)
-        yield last, frame
+        time = last + 1 / FPS if frame.time is None else frame.time + shift
+        if time < last - SET_BACK:
+            shift, time = shift + last + 1 / FPS - time, last + 1 / FPS
+        last = time
+        yield time, frame
 
 
 def _nearest(times: np.ndarray, ticks: np.ndarray) -> np.ndarray:

@@ -32,7 +32,7 @@ from davss.storage import Store, sha256
 BATCH_FRAMES = 4000  # video frames whose features are computed together
 _RECORD = 10_240  # a tar file ends with two empty blocks and fills its last record
 _COPY = 1 << 20
-_DEADLY = "decoding it ends the process; encode it again or remove the file"
+_DEADLY = "decoding it ends the process; encode it again"
 _FROM_META = ("split", "speaker", "num_samples", "sample_rate", "source")
 
 

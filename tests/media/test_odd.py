@@ -145,3 +145,60 @@ def test_a_header_without_channels_or_rate(tmp_path: Path, field) -> None:
     path.write_bytes(content)
     with pytest.raises(DavssError, match="x.wav: (its header is broken|not a recording)"):
         read_sound(path)
+
+
+@pytest.mark.parametrize("codec", ["mpeg4", "libx264"])
+def test_avi_with_frames_that_refer_to_later_ones(tmp_path, codec) -> None:
+    """AVI has no presentation times."""
+    with av.open(str(tmp_path / "x.avi"), "w") as target:
+        stream = target.add_stream(codec, rate=25, options={"bf": "2"})
+        stream.width = stream.height = 64
+        stream.pix_fmt, stream.bit_rate = "yuv420p", 4_000_000
+        for picture in grays(40):
+            target.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        target.mux(stream.encode(None))
+    frames = Frames(tmp_path / "x.avi")
+    assert numbers(list(frames)) == list(range(40)) and abs(frames.fps - 25) < 0.01
+
+
+def two_tracks(path: Path, second: np.ndarray) -> bytes:
+    with av.open(str(path), "w") as target:
+        for sound in (np.zeros_like(second), second):
+            stream = target.add_stream("aac", rate=RATE, layout="mono")
+            frame = av.AudioFrame.from_ndarray(sound, "fltp", "mono")
+            frame.sample_rate = RATE
+            target.mux(stream.encode(frame))
+            target.mux(stream.encode(None))
+    return path.read_bytes()
+
+
+def test_a_track_in_a_codec_nobody_knows_is_passed_over(tmp_path) -> None:
+    """Newer telephones put their spatial sound beside plain AAC."""
+    content = bytearray(two_tracks(tmp_path / "x.mp4", noise()))
+    place = content.index(b"mp4a", content.index(b"moov"))
+    content[place : place + 4] = b"apac"
+    (tmp_path / "x.mp4").write_bytes(content)
+    assert 0.08 < np.sqrt(np.mean(read_sound(tmp_path / "x.mp4").samples ** 2)) < 0.12
+
+
+def test_pictures_that_change_their_size_keep_that_of_the_first(tmp_path) -> None:
+    """As calls do when the line gets worse."""
+    parts = []
+    for size, first in ((1, 0), (2, 20)):
+        pictures = grays(40)[first : first + 20].repeat(size, 1).repeat(size, 2)
+        path = tmp_path / f"{size}.ts"
+        parts.append(write(path, pictures, times=(np.arange(20) + first) / 25).read_bytes())
+    (tmp_path / "x.ts").write_bytes(b"".join(parts))
+    frames = list(Frames(tmp_path / "x.ts"))
+    assert {frame.shape for frame in frames} == {(64, 64, 3)}
+    assert abs(len(frames) - 40) <= 1 and abs(numbers(frames)[-1] - 39) <= 1
+
+
+def test_files_put_together_go_on_where_the_first_ended(tmp_path) -> None:
+    for name in ("a", "b"):
+        write(tmp_path / name, grays(50), noise(2.0), container="mpegts")
+    (tmp_path / "x.ts").write_bytes((tmp_path / "a").read_bytes() + (tmp_path / "b").read_bytes())
+    sound = read_sound(tmp_path / "x.ts")
+    assert abs(sound.samples.shape[1] - 4 * RATE) < 5000
+    frames = Frames(tmp_path / "x.ts", sound.start)
+    assert abs(len(frames) - 100) <= 6 and frames.seen.all()
