@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from davss.cli import main
 from davss.cli.inputs import find_recordings, on_disk, plan_speakers, read_lips, read_recording
 from davss.errors import DavssError
 from tests.media.making import RATE, grays, noise, write
@@ -130,3 +131,26 @@ def test_several_and_folders(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DavssError, match="no recording in this folder"):
         find_recordings([tmp_path / "empty"], out)
+
+
+def test_of_several_one_that_fails_keeps_no_other(tmp_path, monkeypatch, capsys):
+    first, second = wav(tmp_path / "a.wav"), wav(tmp_path / "c.wav")
+    (tmp_path / "b.wav").write_text("hello")
+    made = []
+
+    def separate_file(recording, *, out, **_):
+        read_recording(recording)
+        made.append(out)
+        return {"files": ["noise.wav"]}
+
+    monkeypatch.setattr("davss.cli.application.separate_file", separate_file)
+    given = [str(first), str(tmp_path / "b.wav"), str(second)]
+    with pytest.raises(SystemExit) as end:
+        main(["separate", *given, "--out", str(tmp_path / "out")])
+    said = capsys.readouterr()
+    assert end.value.code == 2 and made == [tmp_path / "out/a", tmp_path / "out/c"]
+    assert "error: " in said.err and "1 of 3 recordings were not separated; see above" in said.err
+    assert str(tmp_path / "out/c/noise.wav") in said.out
+    with pytest.raises(SystemExit):
+        main(["separate", *given, "--lips", "x.mp4", "--out", str(tmp_path / "out")])
+    assert "--lips: goes with one recording" in capsys.readouterr().err

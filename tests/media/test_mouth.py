@@ -12,7 +12,8 @@ from davss.corpora.demo_head import draw_identity
 from davss.errors import DavssError
 from davss.media.faces import LEFT_EYE, RIGHT_EYE
 from davss.media.mouth import NOSE_TIP, STABLE, MouthFinder, crop_mouths, opening
-from davss.media.video import read_video
+from davss.media.video import Frames, read_video
+from tests.media.making import write
 
 REAL_FACES = Path(__file__).parents[3] / "shared" / "corpora" / "voxceleb2" / "test" / "mp4"
 
@@ -112,3 +113,14 @@ def test_real_faces(finder: MouthFinder) -> None:
         assert np.percentile(gap, 5) < 0.06 and gap.max() > 0.06, clip  # closed and open again
         motion = np.abs(np.diff(mouth.crops.astype(float), axis=0)).mean((1, 2))
         assert motion.mean() < 6, clip  # the crop does not jump about
+
+
+def test_a_gap_of_the_picture_is_one_of_the_face(tmp_path: Path) -> None:
+    frames, _ = draw(36)
+    kept = np.array([*range(14), *range(24, 36)])
+    path = write(tmp_path / "x.mp4", frames[kept], times=kept / 25)
+    mouth = MouthFinder(min_found=0.5)(Frames(path), "x.mp4")
+    assert list(np.flatnonzero(~mouth.found)) == [16, 17, 18, 19, 20, 21]
+    assert np.isfinite(mouth.landmarks).all()
+    with pytest.raises(DavssError, match="x.mp4: no face for 0.24 s from 0.64 s on"):
+        MouthFinder(min_found=0.5, max_gap=5)(Frames(path), "x.mp4")

@@ -157,7 +157,7 @@ def test_nothing_is_left_out_silently_and_what_is_kept_is_whole(built):
     assert len(rejects) == len(REJECTED)
     assert {source[len("dev/mp4/") : -len(".mp4")] for source in train.clips.source} == KEPT
     assert validate(out, storage) == []
-    faces = train.clips.set_index("source").faces
+    faces = pandas.read_parquet(out / "train.clips.parquet").set_index("source").faces
     assert faces["dev/mp4/id00001/two faces/00001.mp4"] == 2
     for clip in train:
         assert (len(clip.lips), len(clip.audio)) == (NUM_FRAMES, NUM_FRAMES * 320)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
 
-from davss.config import ShardsConfig
+from davss.config import ShardsConfig, changed
 from davss.corpora import RawClip
 from davss.errors import DavssError
+from davss.media.mouth import FaceQuality
 from davss.shards import sample
 from davss.shards.contract import decode
-from davss.shards.sample import Mouths, make_sample
+from davss.shards.sample import Mouths, finish_sample, make_sample, read_recording
+from tests.media import making
 
 CONFIG = ShardsConfig(sample_rate=8000, min_seconds=1.0)
 TONE = 0.3 * np.sin(2 * np.pi * 440 * np.arange(64_000) / 16_000)
@@ -91,3 +94,52 @@ def test_lips_of_another_length_are_refused(tmp_path, monkeypatch, frames):
 def test_unusable_audio(tmp_path, audio, message):
     with pytest.raises(DavssError, match=message):
         make_sample(clip_of(tmp_path, audio), CONFIG, None)
+
+
+@pytest.fixture
+def numbered(monkeypatch):
+    """A mouth finder whose crops are the gray levels that tell the frames' numbers."""
+    seen = []
+
+    def find(frames, name):
+        seen.append(frames)
+        return SimpleNamespace(crops=np.array(making.numbers(list(frames))), quality=QUALITY)
+
+    monkeypatch.setattr(sample, "_mouth_finder", lambda *_: find)
+    return seen
+
+
+QUALITY = FaceQuality(1, 1.0, 1.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(("shown", "heard"), [(0.4, 0.0), (0.0, 0.4), (0.0, 0.0)])
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_sound_and_picture_of_one_file_by_its_clock(tmp_path, numbered, name, shown, heard):
+    times, sound = shown + np.arange(50) / 25, making.noise(2.4)
+    path = making.write(tmp_path / name, making.grays(50), sound, times=times, sound_start=heard)
+    recording = read_recording(RawClip("k", "train", "id1", name, path, path), CONFIG, True)
+    # of what was heard from second `heard` on, the sample begins with the first picture after it
+    begin = max(shown, heard)
+    assert abs(recording.mouth[0] - (begin - shown) * 25) <= 1 + 0.064 * 25
+    assert (np.diff(recording.mouth) == 1).all() and recording.mouth[-1] >= 48
+    members = finish_sample(recording, np.zeros((len(recording.mouth), 1)), CONFIG)
+    clip = decode(members)
+    assert len(clip.audio) == 320 * len(clip.lips) and len(clip.lips) >= 38
+
+
+def test_another_rate_is_taken_only_where_wanted(tmp_path, numbered):
+    times = np.arange(50) / 30
+    path = making.write(tmp_path / "a.mp4", making.grays(50), making.noise(2.0), times=times)
+    clip = RawClip("k", "train", "id1", "a.mp4", path, path)
+    with pytest.raises(DavssError, match="a.mp4: 30 frames per second, 25 are needed; set shards"):
+        read_recording(clip, CONFIG, True)
+    recording = read_recording(clip, changed(CONFIG, resample_video=True), True)
+    assert recording.facts == {"source_fps": 30.0} and len(recording.mouth) == 41
+
+
+def test_a_video_cut_short_is_a_reject(tmp_path, numbered):
+    path = making.write(tmp_path / "a.mp4", making.grays(50), movflags="faststart")
+    path.write_bytes(path.read_bytes()[:-500])
+    clip = clip_of(tmp_path, TONE[:32_000], video=True)
+    with pytest.raises(DavssError, match="a.mp4: cut short: its header promises 2.000 s of pict"):
+        read_recording(clip, CONFIG, True)
