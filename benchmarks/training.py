@@ -1,27 +1,33 @@
-"""Speed of training: the step against a plain loop, the loader alone, memory over many steps.
+"""Speed of training: the step against a plain loop, by switch, with two workers; loader; memory.
 
-Run `python -m benchmarks.training [step] [loader] [memory]`; the rows go to docs/benchmarks.md.
-The plain loop is what the repositories of this method's lineage do, written out: float32, default
-memory layout, the network layer by layer, whole clips decoded and then cropped, `Adam`, an average
-parameter by parameter. Both loops have a process of their own and take turns.
+    python -m benchmarks.training [step] [loader] [memory] [switches] [workers] [--rounds 6]
+
+The rows go to docs/benchmarks.md. The plain loop is what the repositories of this method's lineage
+do, written out: float32, default memory layout, the network layer by layer, whole clips decoded and
+then cropped, `Adam`, an average parameter by parameter. What is compared takes turns, each in
+processes of its own with one thread; times are medians of steps after a warm-up. Switches and
+workers are fed one batch of noise; two workers share it, through DDP and gloo as in a run.
 """
 
 from __future__ import annotations
 
+import argparse
 import copy
 import multiprocessing
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from itertools import islice
+from dataclasses import replace
+from itertools import islice, repeat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import torch
 import webdataset
+from torch import distributed, nn
 
 from benchmarks.drawn import as_drawn
 from davss.allocator import keep_freed_memory
@@ -35,12 +41,20 @@ from davss.training.checkpoint import TrainingState
 from davss.training.ema import Ema
 from davss.training.job import Worker
 from davss.training.loop import Objective, step
-from davss.training.power_ema import PowerEma
 
+PARTS = ("step", "loader", "memory", "switches", "workers")
 RATE, SECONDS, CROP, CLIPS = 16_000, 8.0, 64_000, 64
 DIFFUSION = DiffusionConfig(sigma_min=1e-4, sigma_max=1.0)
 SMALL = NetworkConfig(nf=16, n_fft=254, fourier_scale=2.0)
 TINY = NetworkConfig(nf=8, ch_mult=(1, 1), n_fft=126, hop_length=64)
+DEFAULT = TrainingConfig(global_batch_size=4)
+SWITCHES = {
+    "default": DEFAULT,
+    "fused optimiser off": replace(DEFAULT, fused_optimiser=False),
+    "channels_last off": replace(DEFAULT, channels_last=False),
+    "bfloat16": replace(DEFAULT, precision="bfloat16"),
+    "compile": replace(DEFAULT, compile=True),
+}
 
 
 def write_shard(path: Path) -> Shard:
@@ -89,7 +103,7 @@ def plain_batches(shard: Shard, crop: int, batch: int) -> Iterator[torch.Tensor]
                 crops = []
 
 
-def plain_steps(shard: Shard, crop: int, batch: int) -> Iterator[None]:
+def plain_steps(shard: Shard, crop: int, batch: int) -> Iterator[float]:
     """The plain loop."""
     torch.manual_seed(0)
     prior = NoisePrior(PriorInfo(RATE, SMALL, DIFFUSION)).train()
@@ -109,81 +123,139 @@ def plain_steps(shard: Shard, crop: int, batch: int) -> Iterator[None]:
         for old, new in zip(average.parameters(), prior.parameters(), strict=True):
             old.data.mul_(0.999).add_(new.data, alpha=0.001)
         loss.item()
-        yield
+        yield 0.0
 
 
 def davss_steps(
-    batches: Iterator[Batch], network: NetworkConfig, config: TrainingConfig, waits: list[float]
-) -> Iterator[None]:
-    """The steps of davss; `waits` takes the seconds that each one waited for its batch."""
+    batches: Iterator[Batch], network: NetworkConfig, config: TrainingConfig, worker: Worker
+) -> Iterator[float]:
+    """The steps of davss; yields the seconds that each one waited for its batch."""
     torch.manual_seed(0)
     prior = NoisePrior(PriorInfo(RATE, network, DIFFUSION)).train()
-    prior = prior.to(memory_format=torch.channels_last)
+    if config.channels_last:
+        prior = prior.to(memory_format=torch.channels_last)
     optimiser = torch.optim.Adam(prior.parameters(), fused=config.fused_optimiser)
-    tracks = PowerEma(prior, config.ema_sigma_rels) if config.ema_sigma_rels else None
-    state = TrainingState(prior, optimiser, Ema(prior, config.ema_decay), tracks)
-    objective = Objective(prior, DIFFUSION)
+    state = TrainingState(prior, optimiser, Ema(prior, config.ema_decay))
+    if config.compile:
+        prior.compile()
+    reduced = config.precision == "bfloat16"
+    objective: nn.Module = Objective(prior, DIFFUSION, torch.bfloat16 if reduced else torch.float32)
+    if worker.world_size > 1:
+        objective = nn.parallel.DistributedDataParallel(objective)
     while True:
         began = time.perf_counter()
         batch = next(batches)
-        waits.append(time.perf_counter() - began)
-        step(objective, state, [batch], 1e-4, config, Worker())
-        yield
+        waited = time.perf_counter() - began
+        step(objective, state, [batch], 1e-4, config, worker)
+        yield waited
 
 
-running: Iterator[None]  # the loop of this process, and what its steps waited for batches
-waits: list[float] = []
+def fed_from_shards(shard: Shard, crop: int, batch: int) -> Iterator[float]:
+    """The loop of davss with its loader."""
+    keep_freed_memory()
+    batches = loader(shard, crop, batch, num_workers=1)
+    return davss_steps(batches, SMALL, TrainingConfig(global_batch_size=batch), Worker())
 
 
-def begin(ours: bool, shard: Shard, crop: int, batch: int) -> None:
+def fed_with_noise(
+    config: TrainingConfig, crop: int, worker: Worker, meeting: str
+) -> Iterator[float]:
+    """The loop of davss, or of one of its workers, on one batch of noise."""
+    keep_freed_memory()
+    if worker.world_size > 1:
+        distributed.init_process_group(
+            "gloo",
+            init_method=f"file://{meeting}",
+            rank=worker.rank,
+            world_size=worker.world_size,
+        )
+    size = config.global_batch_size // worker.world_size
+    audio, noise = DIFFUSION.sigma_data * torch.randn(size, crop), torch.randn(size, crop)
+    uniforms = torch.rand(size, 2, dtype=torch.float64)
+    has_lips = torch.zeros(size, dtype=torch.bool)
+    batch = Batch(audio, None, has_lips, ["clip"] * size, noise, uniforms)
+    return davss_steps(repeat(batch), SMALL, config, worker)
+
+
+running: Iterator[float]  # the loop of this process
+
+
+def begin(make: Callable[..., Iterator[float]], arguments: tuple[Any, ...]) -> None:
     """Make this process the one of a loop."""
     global running
     torch.set_num_threads(1)
-    if ours:
-        keep_freed_memory()
-        config = TrainingConfig(global_batch_size=batch)
-        running = davss_steps(loader(shard, crop, batch, num_workers=1), SMALL, config, waits)
-    else:
-        running = plain_steps(shard, crop, batch)
+    running = make(*arguments)
 
 
 def timed(count: int) -> tuple[list[float], float]:
     """Seconds of each of `count` steps of this process's loop, and of waits for batches in all."""
-    before, seconds = sum(waits), []
+    seconds, waited = [], 0.0
     for _ in range(count):
         began = time.perf_counter()
-        next(running)
+        waited += next(running)
         seconds.append(time.perf_counter() - began)
-    return seconds, sum(waits) - before
+    return seconds, waited
 
 
-def measure_step(shard: Shard, batch: int = 4, crop: int = 32_000, rounds: int = 6) -> None:
-    """Both loops in turn, two steps each, on one thread; medians."""
+def take_turns(
+    loops: Sequence[Sequence[tuple[Callable[..., Iterator[float]], tuple[Any, ...]]]], rounds: int
+) -> list[tuple[float, float]]:
+    """Median seconds of a step, and share of it waited, of loops of one or more processes."""
     context = multiprocessing.get_context("spawn")
-    setting = (shard, crop, batch)
     # not daemons: the loader has processes of its own
-    pools = [ProcessPoolExecutor(1, context, begin, (ours, *setting)) for ours in (False, True)]
-    seconds: tuple[list[float], list[float]] = ([], [])
-    waited = 0.0
+    groups = [[ProcessPoolExecutor(1, context, begin, each) for each in loop] for loop in loops]
+    seconds: list[list[float]] = [[] for _ in loops]
+    waits = [0.0 for _ in loops]
     for number in range(rounds + 1):
-        for times, pool in zip(seconds, pools, strict=True):
-            took, waited_now = pool.submit(timed, 2).result()
+        for index, pools in enumerate(groups):
+            waiting = [pool.submit(timed, 2) for pool in pools]
+            took, waited = [each.result() for each in waiting][0]
             if number:  # a first round warms up
-                times.extend(took)
-                waited += waited_now
-    for pool in pools:
-        pool.shutdown()
-    old, new = (float(np.median(each)) for each in seconds)
-    wait = waited / sum(seconds[1])
+                seconds[index].extend(took)
+                waits[index] += waited
+    for pools in groups:
+        for pool in pools:
+            pool.shutdown()
+    return [(float(np.median(s)), w / sum(s)) for s, w in zip(seconds, waits, strict=True)]
+
+
+def measure_step(shard: Shard, rounds: int, batch: int = 4, crop: int = 32_000) -> None:
+    """Both loops."""
+    setting = (shard, crop, batch)
+    (old, _), (new, wait) = take_turns(
+        [[(plain_steps, setting)], [(fed_from_shards, setting)]], rounds
+    )
     print(f"| plain loop, nf 16, batch {batch} × 2 s, one thread | {batch / old:.2f} samples/s |")
     print(f"| davss, the same | {batch / new:.2f} samples/s, {old / new:.2f} × |")
     print(f"| wait for the loader | {100 * wait:.2f} % of the step |")
 
 
+def measure_switches(rounds: int, crop: int = 32_000) -> None:
+    """The default, and each switch turned."""
+    loops = [[(fed_with_noise, (config, crop, Worker(), ""))] for config in SWITCHES.values()]
+    took = take_turns(loops, rounds)
+    for name, (seconds, _) in zip(SWITCHES, took, strict=True):
+        print(f"| {name} | {seconds:.3f} s/step | {took[0][0] / seconds:.2f} × |")
+
+
+def measure_workers(meeting: Path, rounds: int, crop: int = 32_000) -> None:
+    """One worker, and two that share its batch."""
+    loops = [
+        [
+            (fed_with_noise, (DEFAULT, crop, Worker(rank, size), str(meeting)))
+            for rank in range(size)
+        ]
+        for size in (1, 2)
+    ]
+    (one, _), (two, _) = take_turns(loops, rounds)
+    print(f"| 1 worker, one thread | {one:.3f} s/step | 1.00 × |")
+    print(f"| 2 workers, one thread each | {two:.3f} s/step | {one / two:.2f} × |")
+
+
 def measure_memory(shard: Shard, count: int = 2000) -> None:
     """Resident memory of the process at 500 steps and at the end."""
     config = TrainingConfig(global_batch_size=2)
-    steps = davss_steps(loader(shard, 1600, 2), TINY, config, [])
+    steps = davss_steps(loader(shard, 1600, 2), TINY, config, Worker())
     sizes = []
     for number in range(1, count + 1):
         next(steps)
@@ -194,16 +266,26 @@ def measure_memory(shard: Shard, count: int = 2000) -> None:
     )
 
 
-def main() -> None:
-    """Print the rows of the table."""
-    parts = sys.argv[1:] or ["step", "loader", "memory"]
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the rows of the tables."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (all)")
+    parser.add_argument("--rounds", type=int, default=6, help="turns of two steps (default: 6)")
+    arguments = parser.parse_args(argv)
+    parts = arguments.parts or PARTS
+    if unknown := set(parts) - set(PARTS):
+        parser.error(f"{', '.join(sorted(unknown))}: give {', '.join(PARTS)}")
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         shard = write_shard(Path(folder) / "train-000000.tar")
         if "loader" in parts:
-            torch.set_num_threads(1)
             measure_loader(shard)
         if "step" in parts:
-            measure_step(shard)
+            measure_step(shard, arguments.rounds)
+        if "switches" in parts:
+            measure_switches(arguments.rounds)
+        if "workers" in parts:
+            measure_workers(Path(folder) / "meeting", arguments.rounds)
         if "memory" in parts:
             measure_memory(shard)
 

@@ -223,8 +223,6 @@ class TrainingConfig:
     final_learning_rate_fraction: Fraction = 1.0
     grad_clip: Positive = 1.0
     ema_decay: Fraction = 0.9999
-    ema_sigma_rels: tuple[Positive, ...] = ()  # lengths of power-function averages kept besides
-    ema_snapshot_every: Count = 64_000  # samples between snapshots of those
     validate_every: Count = 32_000
     validation_clips: Count = 64
     checkpoint_every: Count = 16_000

@@ -85,7 +85,7 @@ def export(job: TrainingJob, saved: dict[str, Any]) -> None:
     prior.info = replace(prior.info, training=provenance | job.tracking.settings)
     published = Path("data/priors") / job.name
     save_prior(prior.eval(), published)
-    tracker = tracking.start(job.tracking, job.state, rank=0)
+    tracker = tracking.Tracker(job.tracking, job.state)
     tracker.log_prior(f"{job.name}-prior", published, prior.info.training)
     history = [{_column(key): value for key, value in row.items()} for row in saved["history"]]
     with publish(Path("data/training") / job.name) as folder:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from davss.diffusion.prior import NoisePrior, SpeechPrior
+from davss.diffusion.schedule import VALIDATION_SIGMAS
 from davss.media import FPS
 
-SIGMAS = (0.001, 0.004, 0.016, 0.063, 0.25, 1.0)  # those of validation
 _BATCH, _SECONDS = 2, 1.0
 
 
@@ -29,7 +29,7 @@ def rounding_cost(
     prior: SpeechPrior | NoisePrior, rounded: SpeechPrior | NoisePrior, seed: int = 0
 ) -> list[RoundingCost]:
     """Compare two priors on coloured noise at RMS sigma_data, half of it with random lips where
-    they take lips, at every sigma of `SIGMAS`.
+    they take lips, at every sigma of `VALIDATION_SIGMAS`.
     """
     generator = torch.Generator().manual_seed(seed)
     clean = _coloured(round(_SECONDS * prior.sample_rate), prior.sigma_data, generator)
@@ -38,7 +38,7 @@ def rounding_cost(
         frames = round(_SECONDS * FPS)
         lips = torch.randn(_BATCH, frames, prior.visual_encoder.dim, generator=generator)
     costs = []
-    for sigma in SIGMAS:
+    for sigma in VALIDATION_SIGMAS:
         noisy = clean + sigma * torch.randn(clean.shape, generator=generator)
         exact, close = (_denoised(each, noisy, sigma, lips) for each in (prior, rounded))
         gain, left = (_gain(clean, noisy, output) for output in (exact, close))

@@ -5,6 +5,8 @@ and for training.
 import torch
 from torch import Tensor
 
+VALIDATION_SIGMAS = (0.001, 0.004, 0.016, 0.063, 0.25, 1.0)  # where priors are measured
+
 
 def warp(fraction: Tensor, sigma_min: float, sigma_max: float, rho: float) -> Tensor:
     """Map fractions in [0, 1] to noise levels from sigma_max (at 0) down to sigma_min (at 1),

@@ -28,7 +28,6 @@ from torch import nn
 from davss.errors import DavssError
 from davss.storage import publish, sha256
 from davss.training.ema import Ema
-from davss.training.power_ema import PowerEma
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +42,6 @@ class TrainingState:
     prior: nn.Module
     optimiser: torch.optim.Optimizer
     ema: Ema
-    power_ema: PowerEma | None = None
     samples_seen: int = 0
     seconds: float = 0.0
     best_validation: float = math.inf
@@ -55,7 +53,6 @@ class TrainingState:
             "prior": self.prior.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "ema": self.ema.state_dict(),
-            "power_ema": None if self.power_ema is None else self.power_ema.state_dict(),
             "samples_seen": self.samples_seen,
             "seconds": self.seconds,
             "best_validation": self.best_validation,
@@ -67,8 +64,6 @@ class TrainingState:
         self.prior.load_state_dict(state["prior"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.ema.load_state_dict(state["ema"])
-        if self.power_ema is not None:
-            self.power_ema.load_state_dict(state["power_ema"])
         self.samples_seen = state["samples_seen"]
         self.seconds = state["seconds"]
         self.best_validation = state["best_validation"]

@@ -43,11 +43,6 @@ class TrainingJob:
         return self.state / "checkpoints"
 
     @property
-    def snapshots(self) -> Path:
-        """Where power-function averages are stored."""
-        return self.state / "snapshots"
-
-    @property
     def log_file(self) -> Path:
         """Where the progress of the run is written."""
         return self.state / "train.log"

@@ -32,7 +32,6 @@ from davss.training import checkpoint
 from davss.training.checkpoint import TrainingState
 from davss.training.ema import Ema
 from davss.training.job import TrainingJob, Worker
-from davss.training.power_ema import PowerEma
 from davss.training.reporter import Reporter
 from davss.training.watchdog import Watchdog, end_process
 
@@ -114,7 +113,6 @@ def train(
                 loss, norm, stop = step(objective, state, parts, rate, config, worker, stop)
             bad_steps = 0 if math.isfinite(loss + norm) else bad_steps + 1
             state.seconds = earlier + time.monotonic() - began
-            _take_snapshots(job, worker, state)
             reporter.after_step(loss, norm, rate, bad_steps)
             if stop and state.samples_seen < config.total_samples:
                 reporter.save()
@@ -156,8 +154,6 @@ def step(
             group["lr"] = rate
         state.optimiser.step()
         state.ema.update(state.prior)
-        if state.power_ema is not None:
-            state.power_ema.update(state.prior)
     return mean_loss, mean_norm, stops > 0
 
 
@@ -205,16 +201,6 @@ def _unsynchronised(objective: nn.Module) -> contextlib.AbstractContextManager[N
     return contextlib.nullcontext()
 
 
-def _take_snapshots(job: TrainingJob, worker: Worker, state: TrainingState) -> None:
-    config, seen = job.config.training, state.samples_seen
-    if state.power_ema is None or worker.rank or not state.power_ema.num_updates:
-        return
-    every = config.ema_snapshot_every
-    crossed = seen // every > (seen - config.global_batch_size) // every
-    if crossed or seen >= config.total_samples:
-        state.power_ema.save_snapshots(job.snapshots)
-
-
 def _restore(job: TrainingJob, worker: Worker) -> TrainingState:
     """A new state, or the one of the newest checkpoint."""
     config = job.config.training
@@ -225,8 +211,7 @@ def _restore(job: TrainingJob, worker: Worker) -> TrainingState:
     optimiser = torch.optim.Adam(
         prior.parameters(), lr=0.0, betas=(0.9, 0.999), fused=config.fused_optimiser
     )
-    power_ema = PowerEma(prior, config.ema_sigma_rels) if config.ema_sigma_rels else None
-    state = TrainingState(prior, optimiser, Ema(prior, config.ema_decay), power_ema)
+    state = TrainingState(prior, optimiser, Ema(prior, config.ema_decay))
     # Rank 0 chooses for all: the folder may not look the same to every node just now.
     saved = [checkpoint.load_newest(job.checkpoints) if worker.rank == 0 else None]
     if worker.world_size > 1:

@@ -69,7 +69,7 @@ class Reporter:
         self.mixtures = job.validation_mixtures(self.clips) if job.validation_mixtures else None
         if self.progress and self.config.separate_every and self.mixtures is None:
             self.progress.say("separates nothing: no training.validation_speech_prior is given")
-        self.tracker = tracking.start(job.tracking, job.state, worker.rank)
+        self.tracker = tracking.Tracker(job.tracking, job.state, worker.rank)
 
     def after_step(self, loss: float, grad_norm: float, rate: float, bad_steps: int) -> None:
         """Count one step (`bad_steps` in a row were not finite); validate and save where due."""

@@ -20,12 +20,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from davss.diffusion.schedule import VALIDATION_SIGMAS as SIGMAS
 from davss.errors import DavssError
 from davss.seeds import number_of
 from davss.shards.contract import Clip, frames_of, samples_per_frame
 from davss.shards.reader import ShardReader
 
-SIGMAS = (0.001, 0.004, 0.016, 0.063, 0.25, 1.0)
 EXAMPLE_SIGMAS = (0.063, 0.25)
 
 
