@@ -71,10 +71,10 @@ def write_shard(path: Path) -> Shard:
     return Shard(LocalStore(path.parent), path.name, np.array(places))
 
 
-def loader(shard: Shard, crop: int, batch: int, **more: int) -> Iterator[Batch]:
-    """Batches of training, without loader workers unless `more` says so."""
+def loader(shard: Shard, crop: int, batch: int, workers: int = 0) -> Iterator[Batch]:
+    """Batches of training."""
     return training_loader(
-        [shard], crop_samples=crop, sample_rate=RATE, batch_size=batch, seed=0, **more
+        [shard], crop_samples=crop, sample_rate=RATE, batch_size=batch, seed=0, num_workers=workers
     )
 
 
@@ -153,7 +153,7 @@ def davss_steps(
 def fed_from_shards(shard: Shard, crop: int, batch: int) -> Iterator[float]:
     """The loop of davss with its loader."""
     keep_freed_memory()
-    batches = loader(shard, crop, batch, num_workers=1)
+    batches = loader(shard, crop, batch, workers=1)
     return davss_steps(batches, SMALL, TrainingConfig(global_batch_size=batch), Worker())
 
 

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
+from davss.diffusion.denoiser import Denoiser
 from davss.errors import DavssError
 from davss.storage import publish, sha256
 from davss.training.ema import Ema
@@ -39,7 +39,7 @@ _NAME = re.compile(r"(?:checkpoint|best)-(\d{12})-([0-9a-f]{12})\.pt")
 class TrainingState:
     """Everything a run needs to go on: what `state_dict` lists is what a checkpoint contains."""
 
-    prior: nn.Module
+    prior: Denoiser
     optimiser: torch.optim.Optimizer
     ema: Ema
     samples_seen: int = 0

@@ -25,6 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from davss.allocator import keep_freed_memory
 from davss.config import DiffusionConfig, TrainingConfig
+from davss.diffusion.denoiser import Denoiser
 from davss.diffusion.loss import training_loss
 from davss.errors import DavssError
 from davss.shards.loader import Batch, micro_batches, shares
@@ -40,7 +41,7 @@ class Objective(nn.Module):
     """The prior with its loss: one forward, so that DDP sees every use of the parameters."""
 
     def __init__(
-        self, prior: nn.Module, config: DiffusionConfig, precision: torch.dtype = torch.float32
+        self, prior: Denoiser, config: DiffusionConfig, precision: torch.dtype = torch.float32
     ) -> None:
         super().__init__()
         self.prior, self.config, self.precision = prior, config, precision

@@ -3,8 +3,6 @@
 Tracking is a convenience: whatever goes wrong in it is one warning, and the run goes on without.
 W&B sends from a process of its own: a silent server costs no step, only INIT_TIMEOUT at the start
 of a run and FINISH_TIMEOUT at its end.
-Global rank 0 tracks; the other ranks, and runs with WANDB_MODE=disabled, get a tracker that does
-nothing.
 """
 
 from __future__ import annotations
@@ -97,33 +95,15 @@ def git_revision(folder: Path) -> str:
     return answer.stdout.strip()
 
 
-class NullTracker:
-    """The tracker of runs and ranks that are not tracked."""
-
-    def log(self, samples_seen: int, metrics: dict[str, float]) -> None:
-        """Do nothing."""
-
-    def log_audio(
-        self,
-        samples_seen: int,
-        signals: dict[str, Tensor],
-        sample_rate: int,
-        panel: str = "examples",
-    ) -> None:
-        """Do nothing."""
-
-    def log_prior(self, name: str, folder: Path, lineage: dict[str, Any]) -> None:
-        """Do nothing."""
-
-    def finish(self) -> None:
-        """Do nothing."""
-
-
 class Tracker:
-    """A W&B run with its own step axis, `train/samples_seen`; the same id goes on with the run."""
+    """A W&B run with its own step axis, `train/samples_seen`; the same id goes on with the run.
 
-    def __init__(self, config: TrackingConfig, folder: Path) -> None:
-        self._run = _start_run(config, folder)
+    Does nothing on ranks other than 0, and where tracking is disabled.
+    """
+
+    def __init__(self, config: TrackingConfig, folder: Path, rank: int = 0) -> None:
+        tracked = rank == 0 and config.mode != "disabled"
+        self._run = _start_run(config, folder) if tracked else None
 
     def log(self, samples_seen: int, metrics: dict[str, float]) -> None:
         """Log figures by their names (`train/loss`, `valid/loss`, …)."""
@@ -227,13 +207,6 @@ def _open_run(config: TrackingConfig, folder: Path) -> Any:
     run.define_metric(STEP)
     run.define_metric("*", step_metric=STEP)
     return run
-
-
-def start(config: TrackingConfig, folder: Path, rank: int) -> Tracker | NullTracker:
-    """The tracker of this rank, its files under `folder`."""
-    if rank != 0 or config.mode == "disabled":
-        return NullTracker()
-    return Tracker(config, folder)
 
 
 def players(signals: dict[str, Tensor], sample_rate: int, panel: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import torch
 
 from davss.errors import DavssError
 from davss.training import tracking
-from davss.training.tracking import NullTracker, Tracker, TrackingConfig
+from davss.training.tracking import Tracker, TrackingConfig
 
 
 def test_mode_from_the_environment(tmp_path, caplog, monkeypatch):
@@ -45,10 +45,12 @@ def test_a_key_counts_for_its_server(tmp_path, monkeypatch):
     assert tracking.choose_mode(found) == "online"  # as `wandb login --host` leaves it
 
 
-def test_only_rank_0_tracks(tmp_path):
-    offline = TrackingConfig("abc", "speech-abc", "offline")
-    assert isinstance(tracking.start(offline, tmp_path, rank=1), NullTracker)
-    assert isinstance(tracking.start(TrackingConfig(), tmp_path, rank=0), NullTracker)
+@pytest.mark.parametrize(("mode", "rank"), [("offline", 1), ("disabled", 0)])
+def test_only_rank_0_tracks(tmp_path, mode, rank):
+    tracker = Tracker(TrackingConfig("abc", "speech-abc", mode), tmp_path, rank)
+    tracker.log(1, {"train/loss": 1.0})
+    tracker.finish()
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture
@@ -59,8 +61,7 @@ def no_key(monkeypatch):
 
 def test_offline_run_with_audio_and_prior(tmp_path, no_key, caplog):
     config = TrackingConfig("abc123", "speech-abc123", "offline", {"git_revision": "none"})
-    tracker = tracking.start(config, tmp_path, rank=0)
-    assert isinstance(tracker, Tracker)
+    tracker = Tracker(config, tmp_path)
     tracker.log(16, {"train/loss": 0.5})
     signals = {"clean": torch.randn(4000), "noisy": torch.randn(4000)}
     tracker.log_audio(16, signals, 8000)
@@ -91,7 +92,7 @@ def test_errors_are_one_warning(tmp_path, caplog, monkeypatch):
 def test_no_wandb_is_no_obstacle(tmp_path, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with caplog.at_level(logging.WARNING):
-        tracker = tracking.start(TrackingConfig("abc", "speech-abc", "online"), tmp_path, rank=0)
+        tracker = Tracker(TrackingConfig("abc", "speech-abc", "online"), tmp_path)
         tracker.log(1, {"train/loss": 1.0})
         tracker.finish()
     assert "W&B does not start" in caplog.text
