@@ -140,7 +140,7 @@ def wait_for_room(what: str, asked: Amounts, count: int) -> None:
         line = f"{what} asks for {count} × {_words(asked)}; {_described(there)}"
         if room(there, asked) < count:
             raise DavssError(f"{line}; start more nodes, or ask for less (docs/cluster.md)")
-        print(f"{line}, and others use it: waiting", file=sys.stderr, flush=True)
+        print(f"{line}, in use by others: waiting", file=sys.stderr, flush=True)
         while not group.wait(60):
             pass
     finally:

@@ -74,7 +74,7 @@ def test_a_recording_cut_short_is_read_and_said(tmp_path):
     path.write_bytes(path.read_bytes()[:-16_000])
     recording = read_recording(path)
     assert len(recording.audio) == 8000
-    assert "8000 (0.500 s); what is there is separated" in recording.warnings[0]
+    assert "8000 (0.500 s); separating what there is" in recording.warnings[0]
 
 
 def test_channels(tmp_path):

@@ -109,7 +109,7 @@ def read_recording(path: Path, channel: int | None = None) -> Recording:
     recording = Recording(path, audio, sound.rate, sound.start)
     recording.warnings += [warning] if warning else []
     if sound.missing:
-        recording.warnings.append(f"{sound.missing}; what is there is separated")
+        recording.warnings.append(f"{sound.missing}; separating what there is")
     if channel is None:
         require_sound(audio - audio.mean(), path, SILENCE)
     elif np.ptp(audio) <= SILENCE:
@@ -165,5 +165,5 @@ def read_lips(path: Path, prior: SpeechPrior, recording: Recording) -> np.ndarra
     if unseen:
         recording.notes.append(f"{path}: no picture for {unseen:.2f} s, separated without lips")
     if frames.missing:
-        recording.warnings.append(f"{frames.missing}; what is there is used")
+        recording.warnings.append(f"{frames.missing}; using what there is")
     return lips

@@ -64,6 +64,6 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def _unlisted(directory: str, error: OSError) -> DavssError:
     return DavssError(
-        f"{directory}: cannot be listed ({error.strerror}); mend its permissions or leave it out "
+        f"{directory}: cannot be listed ({error.strerror}); fix its permissions or leave it out "
         "of the corpus"
     )

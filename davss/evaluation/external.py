@@ -84,5 +84,5 @@ class Peer:
             raise DavssError(f"{self.name}: ended with an error; run the program {PROGRAM.name}")
         audio, found_rate = soundfile.read(out, dtype="float32")
         if found_rate != rate or audio.shape != tuple(mixture.shape):
-            raise DavssError(f"{self.name}: gave back another rate or length")
+            raise DavssError(f"{self.name}: returned another rate or length")
         return torch.from_numpy(audio)

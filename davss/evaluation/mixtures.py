@@ -260,7 +260,7 @@ class Library:
             if key in reader:
                 return reader[key]
         where = ", ".join(str(reader.manifest) for reader in self.voices)
-        raise DavssError(f"{key}: not in {where}; make mixtures and shards anew, together")
+        raise DavssError(f"{key}: not in {where}; rebuild mixtures and shards, together")
 
     def render(self, row: Mapping[str, Any]) -> Mixture:
         """The signals of a row."""

@@ -45,7 +45,7 @@ def require_file(path: str | Path) -> Path:
             start = stream.read(len(LFS_POINTER))
     except OSError as error:
         raise DavssError(
-            f"{path}: cannot be read ({error.strerror}); mend its permissions"
+            f"{path}: cannot be read ({error.strerror}); fix its permissions"
         ) from None
     if start == LFS_POINTER:
         raise DavssError(f"{path}: a Git LFS pointer, not the file itself; run `git lfs pull`")

@@ -21,7 +21,7 @@ def read_rois(path: str | Path) -> np.ndarray:
         with h5py.File(path, "r") as file:
             crops = file["data"][()]
     except KeyError:
-        raise DavssError(f"{path}: has no 'data'; give mouth crops in VisualVoice's form") from None
+        raise DavssError(f"{path}: has no 'data'; give crops in VisualVoice's format") from None
     except (OSError, TypeError, RuntimeError):
         raise DavssError(f"{path}: not a readable HDF5 file (truncated?); copy it again") from None
     crops = np.asarray(crops)

@@ -50,7 +50,7 @@ class Frames:
         order = _nearest(times, ticks)
         seen = (np.abs(times[order] - ticks) <= HOLD) & (ticks >= times[0] - 0.5 / FPS - 1e-3)
         if not seen.any():
-            raise DavssError(f"{path}: its picture and its sound are never there together")
+            raise DavssError(f"{path}: its picture and its sound never overlap")
         first, last = np.flatnonzero(seen)[[0, -1]]
         self.first, self.seen = int(first), seen[first : last + 1]
         self._order = order[first : last + 1]

@@ -57,7 +57,7 @@ def read_table(path: Path, columns: dict[str, pyarrow.DataType]) -> pandas.DataF
         table = pyarrow.parquet.ParquetFile(path).read()
         absent = [name for name in columns if name not in table.column_names]
         if absent:
-            raise DavssError(f"{path}: has no '{absent[0]}', is of another davss; {MEND}")
+            raise DavssError(f"{path}: no '{absent[0]}': written by another version; {MEND}")
         table = table.select(list(columns)).cast(pyarrow.schema(list(columns.items())))
         bad = [name for name in columns if table[name].null_count or _unprintable(table[name])]
     except (OSError, ValueError, pyarrow.ArrowException):

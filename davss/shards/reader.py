@@ -33,7 +33,7 @@ def read_clips_manifest(manifest_dir: Path, split: str) -> pandas.DataFrame:
         raise DavssError(f"{path}: clip {twice.iloc[0]} comes twice; {MEND}")
     misplaced = first_misplaced(clips)
     if misplaced is not None:
-        raise DavssError(f"{path}: members of {misplaced} lie where none can; {MEND}")
+        raise DavssError(f"{path}: members of {misplaced} lie outside the shard; {MEND}")
     return clips
 
 
@@ -111,7 +111,7 @@ class ShardReader:
         """The clip of `key`; DavssError names a key that the split or its shard lacks."""
         if key not in self._rows:
             raise DavssError(
-                f"{key}: not in {self.manifest}; make mixtures and shards anew, together"
+                f"{key}: not in {self.manifest}; rebuild mixtures and shards, together"
             )
         row = self._rows[key]
         shard = self.clips.shard.iloc[row]
@@ -128,7 +128,7 @@ def sample_of(store: Store, shard: str, places: Sequence[int]) -> dict[str, Any]
         with open(path, "rb") as stream:
             return read_sample(stream, places, str(path))
     except FileNotFoundError:
-        raise DavssError(f"{store.locate(shard)}: went away; run the stage again") from None
+        raise DavssError(f"{store.locate(shard)}: disappeared; run the stage again") from None
     except DavssError:
         check_shard(store, shard)  # a shard that is not there is told with the mend
         raise

@@ -67,7 +67,7 @@ def _clip_problems(stream: _Hashing, clips: pandas.DataFrame, size: int) -> list
     problems: list[str] = []
     position = 0
     if (key := first_misplaced(clips)) is not None:
-        return [f"members of {key} lie where none can; {MEND}"]
+        return [f"members of {key} lie outside the shard; {MEND}"]
     for row, places in zip(clips.itertuples(), clips[PLACES].to_numpy(), strict=True):
         start, end = extent(places)
         if end > size:

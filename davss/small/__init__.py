@@ -30,7 +30,7 @@ def folder_of(name: str) -> Path:
         raise DavssError(f"{name}: no packaged prior of that name; there are {', '.join(NAMES)}")
     if not (FOLDER / name / "config.json").is_file():
         raise DavssError(
-            f"{name}: this davss has come without its weights; install a release, make them with "
+            f"{name}: davss was installed without its weights; install a release, make them with "
             "`python -m pipelines.ship`, or give directories of priors"
         )
     return FOLDER / name

@@ -194,7 +194,7 @@ def test_members_that_are_not_sorted_or_not_adjacent(corpus, shard):
         write(shard, members)
         record(corpus, shard)
         for said in told_by(corpus):
-            assert "lie where none can; run the shards stage again" in said
+            assert "lie outside the shard; run the shards stage again" in said
 
 
 def test_a_gap_between_clips_is_seen_by_validation(corpus, shard):
@@ -209,5 +209,5 @@ def test_a_manifest_without_places_says_so(corpus, shard):
     pandas.read_parquet(path).drop(columns="lips_offset").to_parquet(path)
     for said in told_by(corpus):
         assert said == (
-            f"{path}: has no 'lips_offset', is of another davss; run the shards stage again"
+            f"{path}: no 'lips_offset': written by another version; run the shards stage again"
         )

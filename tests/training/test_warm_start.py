@@ -132,7 +132,7 @@ def test_convert(tmp_path, capsys):
     assert load_prior(tmp_path / "speech").visual_encoder.dim == 6
     capsys.readouterr()
     for arguments, message in (
-        ([str(tmp_path / "public.ckpt"), str(tmp_path / "out")], "is there already"),
+        ([str(tmp_path / "public.ckpt"), str(tmp_path / "out")], "exists already"),
         ([str(tmp_path / "none.ckpt"), str(tmp_path / "new")], "no such file"),
     ):
         with pytest.raises(SystemExit):
