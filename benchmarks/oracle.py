@@ -63,6 +63,8 @@ def settings(steps: int) -> dict[str, Settings]:
         "daps, measured": measured,
         "daps, measured, a fifth of the steps": {**measured, **few},
         "daps, measured, mean-seeking": {**measured, "inner_noise": 0.0},
+        "daps, offer": {**daps, "shares": "offer"},
+        "daps, offer, mean-seeking": {**daps, "shares": "offer", "inner_noise": 0.0},
         "preset fast": to_dict(PRESETS["fast"]),
         "pseudo": {**dps, "name": "pseudo"},
         "pseudo, churn 20": {**dps, "name": "pseudo", "s_churn": 20.0},

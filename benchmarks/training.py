@@ -171,7 +171,7 @@ def fed_with_noise(
         )
     size = config.global_batch_size // worker.world_size
     audio, noise = DIFFUSION.sigma_data * torch.randn(size, crop), torch.randn(size, crop)
-    uniforms = torch.rand(size, 2, dtype=torch.float64)
+    uniforms = torch.rand(size, 3, dtype=torch.float64)
     has_lips = torch.zeros(size, dtype=torch.bool)
     batch = Batch(audio, None, has_lips, ["clip"] * size, noise, uniforms)
     return davss_steps(repeat(batch), SMALL, config, worker)

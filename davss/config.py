@@ -121,8 +121,9 @@ class DapsConfig(SamplerConfig):
     """1 draws the sources at every level, 0 takes their mean"""
     eta: Fraction = 1.0
     """share of fresh noise in the next state"""
-    shares: Literal["isotropic", "measured"] = "isotropic"
-    """distribute the residual equally, or by the measured error per source, time and frequency"""
+    shares: Literal["isotropic", "measured", "offer"] = "isotropic"
+    """distribute the residual equally, or by the error per source, time and frequency: measured, or
+    what a denoiser keeps of the residual offered to it (a second call)"""
 
 
 @_settings
@@ -184,6 +185,7 @@ class NetworkConfig:
     hop_length: Count = 128
     fourier_scale: Positive = 16.0
     spectral: bool = False  # see frequency, level and mean level of each bin, and give it a gain
+    coloured: bool = False  # noise: preconditioned by the spectrum of the recording at hand
 
 
 @_settings
@@ -195,6 +197,18 @@ class AugmentConfig:
     speed: tuple[Positive, Positive] = (1.0, 1.0)  # lowest and highest, drawn log-uniformly
     colour_db: NonNegative = 0.0  # standard deviation of an octave's gain
     reverse: bool = False  # half of the crops are played backwards
+
+
+@_settings
+class NegativesConfig:
+    """Single sounds of the other kind, of which a prior learns to leave silence; beyond the paper
+    (docs/method.md §2.2).
+    """
+
+    corpus: str | None = None  # data/shards/NAME
+    fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the items of a run
+    sigma: tuple[Positive, Positive] = (0.02, 0.6)  # noise levels, lowest and highest
+    augment: AugmentConfig = AugmentConfig()  # of their crops
 
 
 @_settings
@@ -235,6 +249,7 @@ class TrainingConfig:
     loader_workers: Annotated[int, Field(ge=0)] = 2
     shuffle_buffer: Count = 100_000  # clips that are shuffled among each other, about
     augment: AugmentConfig = AugmentConfig()
+    negatives: NegativesConfig = NegativesConfig()
     audio_only_corpus: str | None = None  # data/shards/NAME: speech without lips, mixed in
     audio_only_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the clips of a run
     precision: Precision = "auto"

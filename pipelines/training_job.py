@@ -60,7 +60,17 @@ def make_job(name: str, params: Path, mode: str) -> TrainingJob:
     shards = training_shards(
         manifests, shards_in, "train", crop_samples=crop_samples, sample_rate=sample_rate
     )
-    audio_only = _audio_only_shards(training, crop_samples, sample_rate)
+    negatives = training.negatives
+    audio_only = _further_shards(
+        "audio_only",
+        training.audio_only_corpus,
+        training.audio_only_fraction,
+        crop_samples,
+        sample_rate,
+    )
+    foreign = _further_shards(
+        "negatives.", negatives.corpus, negatives.fraction, crop_samples, sample_rate
+    )
     reader = ShardReader(manifests, shards_in, "valid")
     encoder = _visual_encoder(manifests, reader) if speech else None
     init_from = Path(training.init_from).resolve() if training.init_from else None
@@ -69,7 +79,7 @@ def make_job(name: str, params: Path, mode: str) -> TrainingJob:
         "seed": seed,
         "sample_rate": sample_rate,
         **_without_the_how(config.to_dict(prior_config)),
-        "data": _data_digests(manifests, encoder, training.audio_only_corpus),
+        "data": _data_digests(manifests, encoder, training),
         "code": code_digest("pipelines.training_job", "davss.training.loop"),
         **_lineage_of_start(init_from),
     }
@@ -93,6 +103,9 @@ def make_job(name: str, params: Path, mode: str) -> TrainingJob:
             sigma_data=diffusion.sigma_data,
             audio_only=audio_only,
             audio_only_fraction=training.audio_only_fraction,
+            negatives=foreign,
+            negatives_fraction=negatives.fraction,
+            negatives_augment=negatives.augment,
             augment=training.augment,
         ),
         validation_clips=partial(
@@ -195,18 +208,17 @@ def _manifests(corpus: str) -> Path:
     return folder
 
 
-def _audio_only_shards(
-    training: TrainingConfig, crop_samples: int, sample_rate: int
+def _further_shards(
+    use: str, corpus: str | None, fraction: float, crop_samples: int, sample_rate: int
 ) -> list[loader.Shard]:
-    """The shards of clips without lips that are mixed in."""
-    if not training.audio_only_fraction:
+    """The shards of clips that are mixed in for `use`, the beginning of its settings' names."""
+    if not fraction:
         return []
-    if training.audio_only_corpus is None:
-        raise DavssError(
-            "training.audio_only_fraction: set training.audio_only_corpus too, or leave it at 0"
-        )
+    if corpus is None:
+        name = f"training.{use}" + ("" if use.endswith(".") else "_")
+        raise DavssError(f"{name}fraction: set {name}corpus too, or leave it at 0")
     return training_shards(
-        _manifests(training.audio_only_corpus),
+        _manifests(corpus),
         shard_store(),
         "train",
         crop_samples=crop_samples,
@@ -240,13 +252,17 @@ def _visual_encoder(manifests: Path, reader: ShardReader) -> Path:
     return path.resolve()
 
 
-def _data_digests(manifests: Path, encoder: Path | None, extra: str | None) -> dict[str, Any]:
+def _data_digests(
+    manifests: Path, encoder: Path | None, training: TrainingConfig
+) -> dict[str, Any]:
     """What the training data are: sha256 of every shard and of the visual encoder."""
     digests: dict[str, Any] = {
         split: pandas.read_parquet(manifests / f"{split}.parquet")["sha256"].tolist()
         for split in ("train", "valid")
     }
-    if extra is not None:
-        extra_manifest = pandas.read_parquet(_manifests(extra) / "train.parquet")
-        digests["audio_only"] = extra_manifest["sha256"].tolist()
+    further = {"audio_only": training.audio_only_corpus, "negatives": training.negatives.corpus}
+    for use, corpus in further.items():
+        if corpus is not None:
+            manifest = pandas.read_parquet(_manifests(corpus) / "train.parquet")
+            digests[use] = manifest["sha256"].tolist()
     return digests | ({"visual_encoder": sha256(encoder)} if encoder else {})

@@ -4,31 +4,15 @@ Shapes: B batch · T samples · V video frames · D visual feature size.
 """
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from davss.config import DiffusionConfig
+from davss.config import DiffusionConfig, NegativesConfig
+from davss.diffusion.coloured import own_spectrum, uncertain_spectrum, wiener_error
 from davss.diffusion.denoiser import Denoiser, c_out
+from davss.diffusion.prior import NoisePrior
 from davss.diffusion.schedule import warp
-from davss.networks.film import Modulations
-
-
-def denoising_loss(
-    denoise: Callable[..., Tensor],
-    clean: Tensor,
-    sigma: Tensor,
-    noise: Tensor,
-    sigma_data: float,
-    lips: Tensor | Modulations | None = None,
-) -> Tensor:
-    """Weighted squared error (D(u_0 + σ ε; σ, V) − u_0)² / c_out² per item, (B,).
-
-    The weight makes it equal to the network's own regression error, (F − (u_0 − c_skip u)/c_out)².
-    """
-    denoised = denoise(clean + sigma[:, None] * noise, sigma, lips)
-    return (((denoised - clean) / c_out(sigma, sigma_data)[:, None]) ** 2).mean(dim=1)
 
 
 def noise_levels(uniforms: Tensor, config: DiffusionConfig) -> Tensor:
@@ -46,6 +30,17 @@ def noise_levels(uniforms: Tensor, config: DiffusionConfig) -> Tensor:
     return (mean + deviation * torch.special.ndtri(fraction)).exp()
 
 
+def rejection_loss(denoised: Tensor, foreign: Tensor, sigma: Tensor) -> Tensor:
+    """Half the power of what a denoiser keeps of foreign sounds, per item (B,), over the error of
+    a Wiener filter for white noise of their power w: mean(D²) / (2 w σ²/(w + σ²)).
+
+    foreign, denoised: (B, T); sigma: (B,). So it weighs about as much as the usual loss.
+    """
+    power, noise = foreign.square().mean(dim=1), sigma.square()
+    error = power * noise / (power + noise) + 1e-12
+    return denoised.square().mean(dim=1) / (2 * error)
+
+
 def training_loss(
     prior: Denoiser,
     clean: Tensor,
@@ -54,17 +49,38 @@ def training_loss(
     config: DiffusionConfig,
     noise: Tensor,
     uniforms: Tensor,
+    hosts: Tensor | None = None,
+    negatives: NegativesConfig = NegativesConfig(),  # noqa: B008 (frozen)
 ) -> tuple[Tensor, Tensor]:
     """Loss (B,) at random noise levels σ (B,), lips dropped for guidance: clean (B, T), lips (B,
     V, D), has_lips (B,) bool.
 
-    The draws are given: noise (B, T) standard normal; uniforms (B, 2) in [0, 1), float64, one for σ
-    and one for the lips.
+    The draws are given: noise (B, T) standard normal; uniforms (B, 3) in [0, 1), float64: for σ,
+    for the lips, and for the errors of spectra. hosts: (B, T) signals of the prior's own kind, to
+    which lips and spectra belong; an item of `clean` that is not its host is a foreign sound, of
+    which the prior is to leave silence (docs/method.md §2.2).
     """
-    sigma = noise_levels(uniforms[:, 0], config).to(clean)
-    modulations: Modulations | None = None
-    if lips is not None:
-        keep = uniforms[:, 1] >= config.lips_dropout
-        has_lips = keep if has_lips is None else keep & has_lips
-        modulations = prior.condition(lips, clean.shape[-1], has_lips)
-    return denoising_loss(prior, clean, sigma, noise, config.sigma_data, modulations), sigma
+    sigma = noise_levels(uniforms[:, 0], config)
+    foreign = None
+    if hosts is not None:
+        foreign = (clean != hosts).any(dim=1)
+        low, high = negatives.sigma
+        sigma = torch.where(foreign, low * (high / low) ** uniforms[:, 0], sigma)
+    sigma = sigma.to(clean)
+    noisy = clean + sigma[:, None] * noise
+    if isinstance(prior, NoisePrior) and prior.network.coloured:
+        own = clean if hosts is None else hosts
+        spectrum = uncertain_spectrum(prior.network, own, uniforms[:, 2])
+        denoised = prior(noisy, sigma, spectrum=spectrum)
+        expected = wiener_error(own_spectrum(prior.network, own), sigma)
+    else:
+        if lips is not None:
+            keep = uniforms[:, 1] >= config.lips_dropout
+            has_lips = keep if has_lips is None else keep & has_lips
+        modulations = None if lips is None else prior.condition(lips, clean.shape[-1], has_lips)
+        denoised = prior(noisy, sigma, modulations)
+        expected = c_out(sigma, config.sigma_data).square()
+    loss = (denoised - clean).square().mean(dim=1) / expected
+    if foreign is not None:
+        loss = torch.where(foreign, rejection_loss(denoised, clean, sigma), loss)
+    return loss, sigma

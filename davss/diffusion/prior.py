@@ -5,7 +5,9 @@ A prior is a preconditioned denoiser that knows its sample rate and what it was 
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from davss.config import DiffusionConfig, NetworkConfig, parse, to_dict
+from davss.diffusion import coloured
 from davss.diffusion.denoiser import Denoiser
 from davss.errors import DavssError
 from davss.networks import NCSNpp
 from davss.networks.eigenlips import VisualEncoder
+from davss.networks.film import Modulations
 from davss.networks.visual import load_visual_encoder, save_visual_encoder
 from davss.networks.weights import read_weights_file
 from davss.small import locate
@@ -39,7 +43,9 @@ class PriorInfo:
 
 
 class NoisePrior(Denoiser):
-    """Diffusion prior of ambient noise."""
+    """Diffusion prior of ambient noise; one that is `coloured` is preconditioned by the spectrum of
+    the recording at hand (docs/method.md §2.1).
+    """
 
     kind = "noise"
 
@@ -51,6 +57,35 @@ class NoisePrior(Denoiser):
     def sample_rate(self) -> int:
         """Samples per second of the signals that this prior knows."""
         return self.info.sample_rate
+
+    def forward(
+        self,
+        u: Tensor,
+        sigma: Tensor,
+        lips: Tensor | Modulations | None = None,
+        spectrum: Tensor | None = None,
+    ) -> Tensor:
+        """Denoised u: (B, T) noisy noise, (B,) noise levels → (B, T); there are no lips.
+
+        spectrum: (B, F) expected power of the clean noise, for a prior that is coloured; None: as
+        white as sigma_data. Raises DavssError where the prior was trained without.
+        """
+        if not self.network.coloured:
+            if spectrum is not None:
+                raise DavssError("noise prior: it was trained without spectra; give it none")
+            return super().forward(u, sigma)
+        if spectrum is None:
+            spectrum = u.new_full((len(u), self.network.num_bins), self.sigma_data**2)
+        return coloured.denoise(self, u, sigma, spectrum)
+
+    def of_recording(self, recording: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """The denoiser of the noise in a recording (B, T), which is at the level of `u`: coloured
+        by what of the recording is stationary.
+        """
+        if not self.network.coloured:
+            return self
+        spectrum = coloured.blind_spectrum(self.network, recording)
+        return partial(self, spectrum=spectrum)
 
 
 class SpeechPrior(Denoiser):
@@ -80,6 +115,7 @@ def _network(config: NetworkConfig, film_dim: int | None) -> NCSNpp:
         film_dim=film_dim,
         fourier_scale=config.fourier_scale,
         spectral=config.spectral,
+        coloured=config.coloured,
     )
 
 

@@ -33,7 +33,8 @@ class NCSNpp(nn.Module):
     fourier_scale: standard deviation of the noise embedding's random frequencies;
     spectral: no part of public checkpoints. The network also sees, for every bin, its place on the
     frequency axis, its log power and the mean log power over time, and its output has a real gain
-    for each bin of the input beside Re and Im. A Wiener filter is then within easy reach.
+    for each bin of the input beside Re and Im. A Wiener filter is then within easy reach;
+    coloured: it also sees how far the expected power of each bin is above that of the noise.
     """
 
     def __init__(
@@ -45,10 +46,11 @@ class NCSNpp(nn.Module):
         film_dim: int | None = None,
         fourier_scale: float = 16.0,
         spectral: bool = False,
+        coloured: bool = False,
     ) -> None:
         super().__init__()
         self.n_fft, self.hop_length, self.num_levels = n_fft, hop_length, len(ch_mult)
-        self.spectral = spectral
+        self.spectral, self.coloured = spectral, coloured
         if n_fft % 2 or (n_fft // 2 + 1) % 2 ** (self.num_levels - 1):
             raise DavssError(
                 f"network.n_fft = {n_fft}: {len(ch_mult)} levels need n_fft/2 + 1 to be a multiple "
@@ -71,7 +73,12 @@ class NCSNpp(nn.Module):
     @property
     def num_inputs(self) -> int:
         """Channels that the U-Net sees."""
-        return 2 + layers.SPECTRAL_CHANNELS * self.spectral
+        return 2 + layers.SPECTRAL_CHANNELS * self.spectral + self.coloured
+
+    @property
+    def num_bins(self) -> int:
+        """F."""
+        return self.n_fft // 2 + 1
 
     @property
     def _outputs(self) -> int:
@@ -127,21 +134,34 @@ class NCSNpp(nn.Module):
         lips: (B, V, D), None for the null condition, or what `condition` made of them.
         """
         modulations = lips if isinstance(lips, list) else self.condition(lips, x.shape[-1])
-        spectrogram = self._stft(x[:, 0])
+        # padded frames stay: public checkpoints were trained with their contribution to the last
+        # window
+        h = self.on_spectrogram(self.stft(x[:, 0]), c_noise, modulations)
+        return self.istft(h.to(x.dtype), x.shape[-1])[:, None]
+
+    def on_spectrogram(
+        self,
+        spectrogram: Tensor,
+        c_noise: Tensor,
+        modulations: Modulations,
+        ratio: Tensor | None = None,
+    ) -> Tensor:
+        """(B, 2, F, N) → (B, 2, F, N), its frames padded to a multiple of 16.
+
+        ratio: (B, F) for `coloured`, the expected power of the clean signal over that of the noise.
+        """
         padding = (0, -spectrogram.shape[-1] % FRAME_MULTIPLE, 0, 0)
-        h = F.pad(spectrogram, padding)
+        h = inputs = F.pad(spectrogram, padding)
         if self.spectral:
             # conditions, as σ is: through their logarithms a sampler's gradient goes astray where a
             # bin is quiet (docs/method.md §7)
             features = layers.spectral_features(spectrogram.detach())
-            features = F.pad(features, padding, mode="replicate")
-            h = torch.cat([h, features], dim=1)
-        # padded frames stay: public checkpoints were trained with their contribution to the last
-        # window
-        h = self._unet(h, c_noise, modulations)
-        if self.spectral:
-            h = h[:, :2] + h[:, 2:] * F.pad(spectrogram, padding)
-        return self._istft(h.to(x.dtype), x.shape[-1])[:, None]
+            inputs = torch.cat([h, F.pad(features, padding, mode="replicate")], dim=1)
+        if ratio is not None:
+            expected = (torch.log(ratio) / 4).clamp(-4, 4)[:, None, :, None]
+            inputs = torch.cat([inputs, expected.expand(-1, -1, -1, h.shape[-1])], dim=1)
+        out = self._unet(inputs, c_noise, modulations)
+        return out[:, :2] + out[:, 2:] * h if self.spectral else out
 
     def condition(
         self, lips: Tensor | None, num_samples: int, has_lips: Tensor | None = None
@@ -158,7 +178,7 @@ class NCSNpp(nn.Module):
         return self.film(lips, has_lips, frames, frames + -frames % FRAME_MULTIPLE)
 
     def _unet(self, x: Tensor, c_noise: Tensor, modulations: Modulations) -> Tensor:
-        """(B, 2, F, N) → (B, 2, F, N), N a multiple of 16; with `spectral` 7 channels → 3."""
+        """(B, 2, F, N) → (B, 2, F, N), N a multiple of 16; with `spectral` 7 or 8 channels → 3."""
         film = iter(modulations)
         condition = (lambda h: modulate(h, *next(film))) if modulations else (lambda h: h)
         modules = (self._remembering(module) for module in self.all_modules)
@@ -205,13 +225,15 @@ class NCSNpp(nn.Module):
             return partial(checkpoint, module, use_reentrant=False)
         return module
 
-    def _stft(self, x: Tensor) -> Tensor:  # (B, T) → (B, 2, F, N): real and imaginary part
+    def stft(self, x: Tensor) -> Tensor:
+        """(B, T) → (B, 2, F, N), real and imaginary part."""
         spectrogram = torch.stft(
             x, self.n_fft, self.hop_length, window=self.window, center=True, return_complex=True
         )
         return torch.view_as_real(spectrogram).permute(0, 3, 1, 2).contiguous()
 
-    def _istft(self, spectrogram: Tensor, length: int) -> Tensor:  # (B, 2, F, N) → (B, T)
+    def istft(self, spectrogram: Tensor, length: int) -> Tensor:
+        """(B, 2, F, N) → (B, T)."""
         z = torch.view_as_complex(spectrogram.permute(0, 2, 3, 1).contiguous())
         return torch.istft(
             z, self.n_fft, self.hop_length, window=self.window, center=True, length=length

@@ -26,11 +26,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from davss.diffusion.coloured import QUANTILE, quiet_level
 from davss.posterior import spectrum
 from davss.posterior.spectrum import inverse_stft
 
 WINDOW_SECONDS = 0.032
-QUANTILE = 0.3  # speech leaves a third of the moments of nearly every bin to the noise
 FLOOR = 1e-8  # smallest power relative to the mixture's: V⁻² stays within float32
 SILENCE = 1e-20  # stands for the power of a silent mixture
 SMALLEST = 1e-10  # keeps factors off zero, which no multiplication leaves
@@ -169,16 +169,6 @@ def itakura_saito(power: Tensor, model: Tensor) -> Tensor:
     """
     ratio = power / model
     return (ratio - ratio.log() - 1).sum(dim=(-2, -1))
-
-
-def quiet_level(power: Tensor, quantile: float, exponent: Tensor | float = 1.0) -> Tensor:
-    """Mean power (…, F, 1) of Gaussian noise from a quantile over time of power (…, F, N), which
-    no louder event moves. Raised to `exponent`, an exponential variable of mean 1 has the quantile
-    (−ln(1 − q))^exponent.
-    """
-    rank = max(1, round(quantile * power.shape[-1]))
-    lowest = power.kthvalue(rank, dim=-1, keepdim=True).values
-    return lowest / (-math.log1p(-quantile)) ** exponent
 
 
 def wiener(u: Tensor, sigma: Tensor, variance: Tensor, n_fft: int) -> Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from davss.config import DpsConfig, SamplerConfig, changed
+from davss.config import DapsConfig, DpsConfig, SamplerConfig, changed
 from davss.posterior.daps import daps
 from davss.posterior.dps import dps
 from davss.posterior.pseudo import pseudo
@@ -47,6 +47,8 @@ def evaluations(config: SamplerConfig) -> int:
     per_draw = config.num_steps
     if isinstance(config, DpsConfig) and config.order == 2:
         per_draw += config.num_steps - 1  # Heun's second slope, of which the last step has none
+    if isinstance(config, DapsConfig) and config.shares == "offer":
+        per_draw *= 2
     return config.num_samples * per_draw
 
 

@@ -318,8 +318,10 @@ class Separator:
             return NmfNoise(mixture, self.sample_rate, generators)
         if self.noise_prior == "gaussian":
             return GaussianNoise(mixture, self.sample_rate, generators)
-        prior = at_samplers_level(self.noise_prior, self.noise_prior.sigma_data)
-        return lambda u, sigma, residual: prior(u, sigma)
+        sigma_data = self.noise_prior.sigma_data
+        prior = self.noise_prior.of_recording(sigma_data / SIGMA_DATA * mixture)
+        denoise = at_samplers_level(prior, sigma_data)
+        return lambda u, sigma, residual: denoise(u, sigma)
 
 
 def at_samplers_level(denoise: Denoise, sigma_data: float) -> Denoise:

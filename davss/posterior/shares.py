@@ -13,6 +13,12 @@ u = x + σε splits into û and u − û with
 (the law of total variance), which holds bin by bin of the STFT; the expectation is taken over a
 neighbourhood of the bin. So the denoiser itself says where each source is certain, for no call and
 no gradient: the shares become those of a Wiener filter that follows the sources.
+`offer`: Tweedie's covariance of the errors is σ² ∂D/∂u. What a denoiser keeps of the residual
+ρ = y − Σ û, offered on top of its state, is that matrix times ρ, so that
+
+    r² = σ² |D(u + ρ) − û| / |ρ|
+
+over a neighbourhood of the bin: whose sound the residual is, its denoiser keeps. One more call.
 
 Shapes: B batch · M sources · T samples · F bins · N frames.
 """
@@ -20,11 +26,12 @@ Shapes: B batch · M sources · T samples · F bins · N frames.
 from collections.abc import Callable
 from functools import partial
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from davss.posterior import spectrum
-from davss.posterior.steps import SIGMA_DATA, Denoise
+from davss.posterior.steps import SIGMA_DATA, Denoise, without_gradient
 
 Variance = float | Tensor  # one number for all, or one per source and bin, (B, M, F, N)
 
@@ -34,6 +41,7 @@ inverse_stft = partial(spectrum.inverse_stft, n_fft=N_FFT, hop=HOP)
 BINS, FRAMES = 3, 5  # the neighbourhood over which the variance is averaged
 # Times that of a white source: an average over a neighbourhood is noisy, a denoiser not exact.
 LOWEST, HIGHEST = 0.003, 20.0
+SILENCE = 1e-6  # of the residual's mean power: below it nothing is offered
 
 
 def white_error(sigma: float) -> float:
@@ -56,9 +64,20 @@ def measured(
     return variance.clamp(LOWEST * white_error(sigma), HIGHEST * white_error(sigma))
 
 
+def offer(denoise: Denoise, mixture: Tensor, u: Tensor, denoised: Tensor, sigma: float) -> Variance:
+    """What û errs by, from what is kept of the residual when it is offered (23)."""
+    residual = (mixture - denoised.sum(dim=1))[:, None]
+    kept = without_gradient(denoise, u + residual, sigma) - denoised
+    kept, offered = (neighbourhood_mean(stft(x).abs().square()) for x in (kept, residual))
+    least = SILENCE * offered.mean(dim=(-2, -1), keepdim=True) + torch.finfo(u.dtype).tiny
+    variance = sigma**2 * (kept / (offered + least)).sqrt()
+    return variance.clamp(LOWEST * white_error(sigma), HIGHEST * white_error(sigma))
+
+
 SHARES: dict[str, Callable[[Denoise, Tensor, Tensor, Tensor, float], Variance]] = {
     "isotropic": isotropic,
     "measured": measured,
+    "offer": offer,
 }
 
 

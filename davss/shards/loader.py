@@ -30,12 +30,13 @@ from davss.shards.order import Order
 from davss.shards.reader import read_clips_manifest, read_shards_manifest, sample_of
 from davss.storage import Store, open_store
 
-_MAIN, _AUDIO_ONLY = 0, 1  # streams of clips, each with its own order
+_MAIN, _AUDIO_ONLY, _NEGATIVES = 0, 1, 2  # streams of clips, each with its own order
 
 
 class Batch(NamedTuple):
     """Crops: audio (B, T), lips (B, V, D) or None, has_lips (B,) bool; and the draws for the loss:
-    noise (B, T) standard normal, uniforms (B, 2) float64.
+    noise (B, T) standard normal, uniforms (B, 3) float64. Where some items are foreign sounds,
+    hosts (B, T) has the crops that they took the place of, and the others as they are.
     """
 
     audio: torch.Tensor
@@ -44,6 +45,7 @@ class Batch(NamedTuple):
     keys: list[str]
     noise: torch.Tensor
     uniforms: torch.Tensor
+    hosts: torch.Tensor | None = None
 
 
 class Shard(NamedTuple):
@@ -111,27 +113,38 @@ def training_loader(
     audio_only: Sequence[Shard] = (),
     audio_only_fraction: float = 0.0,
     augment: AugmentConfig | None = None,
+    negatives: Sequence[Shard] = (),
+    negatives_fraction: float = 0.0,
+    negatives_augment: AugmentConfig | None = None,
 ) -> Iterator[Batch]:
     """Endless batches of random crops (B, T), with lips (B, V, D) where clips have them.
 
     `batch_size` is that of all ranks together; this rank gets its share of it (`shares`), in parts
     of at most `max_batch`. Of the items a fraction comes from the shards `audio_only`, without
-    their lips; `augment` varies the crops of the others. The whole clip is scaled to RMS sigma_data
-    times a gain drawn uniformly in dB from `gain_db` (docs/method.md §2). Raises DavssError when a
-    shard is missing or damaged, or a clip is shorter than the crop.
+    their lips; `augment` varies the crops of the others. In a fraction of all items the sound is
+    one of the shards `negatives`, and its lips and host are another's. The whole clip is scaled to
+    RMS sigma_data times a gain drawn uniformly in dB from `gain_db` (docs/method.md §2). Raises
+    DavssError when a shard is missing or damaged, or a clip is shorter than the crop.
     """
     crops = _Crops(crop_samples, sample_rate, (gain_db[0], gain_db[1]), sigma_data)
     streams = [_stream(shards, shuffle_buffer, seed, _MAIN)]
     if audio_only_fraction:
         streams.append(_stream(audio_only, shuffle_buffer, seed, _AUDIO_ONLY))
+    foreign = None
+    if negatives_fraction:
+        stream = _stream(negatives, shuffle_buffer, seed, _NEGATIVES)
+        foreign = _Negatives(stream, negatives_fraction, _unless_none(negatives_augment))
     place = shares(batch_size, world_size)[rank]
-    varied = augment if augment != AugmentConfig() else None
-    items = _Items(streams, audio_only_fraction, crops, seed, varied)
+    items = _Items(streams, audio_only_fraction, crops, seed, _unless_none(augment), foreign)
     dataset = _Batches(items, micro_batches(place, max_batch), batch_size, samples_seen)
     loader = DataLoader(
         dataset, batch_size=None, num_workers=num_workers, pin_memory=torch.cuda.is_available()
     )
     return _raise_errors(loader)
+
+
+def _unless_none(augment: AugmentConfig | None) -> AugmentConfig | None:
+    return None if augment == AugmentConfig() else augment
 
 
 def shares(batch_size: int, world_size: int) -> list[range]:
@@ -216,6 +229,20 @@ def _stream(shards: Sequence[Shard], shuffle_buffer: int, seed: int, number: int
 
 
 @dataclass(frozen=True)
+class _Negatives:
+    """Foreign sounds that take the place of a fraction of the items."""
+
+    stream: _Stream
+    fraction: float
+    augment: AugmentConfig | None
+
+    def number(self, position: int) -> int | None:
+        """Which of them item `position` is, if it is one."""
+        before = math.floor(position * self.fraction)
+        return before if math.floor((position + 1) * self.fraction) > before else None
+
+
+@dataclass(frozen=True)
 class _Items:
     """Item p of a run, by its number alone."""
 
@@ -224,28 +251,49 @@ class _Items:
     crops: _Crops
     seed: int
     augment: AugmentConfig | None = None
+    negatives: _Negatives | None = None
 
-    def __call__(self, position: int) -> tuple[Clip, torch.Tensor, np.ndarray]:
-        """Crop, noise (T,) and uniforms (2,) of item `position`."""
+    def __call__(self, position: int) -> tuple[Clip, np.ndarray, torch.Tensor, np.ndarray]:
+        """Crop, the sound (T,) that is given as it, noise (T,) and uniforms (3,) of item
+        `position`.
+        """
         rng = np.random.default_rng((self.seed, position))
         before = math.floor(position * self.audio_only_fraction)
         is_extra = math.floor((position + 1) * self.audio_only_fraction) > before
         stream = self.streams[_AUDIO_ONLY if is_extra else _MAIN]
         sample = stream.sample(stream.order.locate(before if is_extra else position - before))
-        if self.augment is None or is_extra:
-            clip = self.crops(sample, rng)
-        else:
-            clip = self._varied(sample, stream, rng)
+        clip = self._clip(sample, stream, None if is_extra else self.augment, rng)
         if is_extra:
             clip = replace(clip, lips=None)
-        uniforms = rng.uniform(size=2)
+        uniforms = rng.uniform(size=3)
         noise = rng.standard_normal(self.crops.crop_samples, dtype=np.float32)
-        return clip, torch.from_numpy(noise), uniforms
+        sound = clip.audio
+        if self.negatives and (number := self.negatives.number(position)) is not None:
+            stream = self.negatives.stream
+            sample = stream.sample(stream.order.locate(number))
+            sound = self._clip(sample, stream, self.negatives.augment, rng).audio
+        return clip, sound, torch.from_numpy(noise), uniforms
 
-    def _varied(self, sample: dict[str, Any], stream: _Stream, rng: np.random.Generator) -> Clip:
-        """A random crop, varied as `augment` says, at its training level."""
-        config, unit = self.augment, replace(self.crops, gain_db=(0.0, 0.0))
-        assert config is not None
+    def _clip(
+        self,
+        sample: dict[str, Any],
+        stream: _Stream,
+        augment: AugmentConfig | None,
+        rng: np.random.Generator,
+    ) -> Clip:
+        if augment is None:
+            return self.crops(sample, rng)
+        return self._varied(sample, stream, augment, rng)
+
+    def _varied(
+        self,
+        sample: dict[str, Any],
+        stream: _Stream,
+        config: AugmentConfig,
+        rng: np.random.Generator,
+    ) -> Clip:
+        """A random crop, varied as `config` says, at its training level."""
+        unit = replace(self.crops, gain_db=(0.0, 0.0))
 
         def crop(of: dict[str, Any]) -> Clip:
             return unit(of, rng, math.exp(rng.uniform(*np.log(config.speed))))
@@ -287,8 +335,11 @@ class _Batches(IterableDataset):
             yield str(error)
 
     def _batch(self, positions: list[int]) -> Batch:
-        clips, noises, uniforms = zip(*map(self.items, positions), strict=True)
-        return collate(clips, torch.stack(noises), torch.from_numpy(np.stack(uniforms)))
+        clips, sounds, noises, uniforms = zip(*map(self.items, positions), strict=True)
+        batch = collate(clips, torch.stack(noises), torch.from_numpy(np.stack(uniforms)))
+        if self.items.negatives is None:
+            return batch
+        return batch._replace(audio=torch.from_numpy(np.stack(sounds)), hosts=batch.audio)
 
 
 def collate(clips: Sequence[Clip], noise: torch.Tensor, uniforms: torch.Tensor) -> Batch:

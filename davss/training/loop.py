@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from davss.allocator import keep_freed_memory
-from davss.config import DiffusionConfig, TrainingConfig
+from davss.config import DiffusionConfig, NegativesConfig, TrainingConfig
 from davss.diffusion.denoiser import Denoiser
 from davss.diffusion.loss import training_loss
 from davss.errors import DavssError
@@ -41,10 +41,15 @@ class Objective(nn.Module):
     """The prior with its loss: one forward, so that DDP sees every use of the parameters."""
 
     def __init__(
-        self, prior: Denoiser, config: DiffusionConfig, precision: torch.dtype = torch.float32
+        self,
+        prior: Denoiser,
+        config: DiffusionConfig,
+        precision: torch.dtype = torch.float32,
+        negatives: NegativesConfig = NegativesConfig(),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__()
         self.prior, self.config, self.precision = prior, config, precision
+        self.negatives = negatives
 
     def forward(self, batch: Batch) -> Tensor:
         """Sum of the losses of a batch, ()."""
@@ -58,6 +63,8 @@ class Objective(nn.Module):
                 self.config,
                 batch.noise,
                 batch.uniforms,
+                batch.hosts,
+                self.negatives,
             )
         return loss.sum()
 
@@ -169,6 +176,7 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
         keys=batch.keys,
         noise=batch.noise.to(device, non_blocking=True),
         uniforms=batch.uniforms.to(device, non_blocking=True),
+        hosts=None if batch.hosts is None else batch.hosts.to(device, non_blocking=True),
     )
 
 
@@ -192,7 +200,8 @@ def _objective(job: TrainingJob, state: TrainingState, worker: Worker) -> nn.Mod
     if config.compile:
         state.prior.compile()
     precision = torch.bfloat16 if reduced else torch.float32
-    objective = Objective(state.prior, job.config.diffusion, precision)
+    assert isinstance(state.prior, Denoiser)
+    objective = Objective(state.prior, job.config.diffusion, precision, config.negatives)
     return DistributedDataParallel(objective) if worker.world_size > 1 else objective
 
 

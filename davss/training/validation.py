@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from davss.diffusion.prior import NoisePrior
 from davss.diffusion.schedule import VALIDATION_SIGMAS as SIGMAS
 from davss.errors import DavssError
 from davss.seeds import number_of
@@ -102,7 +103,7 @@ def validate(
             chosen = mine[begin : begin + batch_size]
             audio, lips, noise = _batch(clips, chosen, sigma, device)
             noisy = audio + sigma * noise
-            error = _denoise(prior, noisy, sigma, lips) - audio
+            error = _denoise(prior, audio, noisy, sigma, lips) - audio
             c_out_squared = sigma**2 * sigma_data**2 / (sigma**2 + sigma_data**2)
             totals[0, number] += (error.double().square().mean(-1) / c_out_squared).sum()
             white = noisy * (sigma_data**2 / (sigma**2 + sigma_data**2)) - audio
@@ -146,7 +147,7 @@ def examples(prior: nn.Module, clips: ValidationClips) -> dict[str, Tensor]:
         audio, lips, noise = _batch(clips, [0], sigma, device)
         noisy = audio + sigma * noise
         signals[f"noisy_sigma_{sigma:g}"] = noisy[0].cpu()
-        signals[f"denoised_sigma_{sigma:g}"] = _denoise(prior, noisy, sigma, lips)[0].cpu()
+        signals[f"denoised_sigma_{sigma:g}"] = _denoise(prior, audio, noisy, sigma, lips)[0].cpu()
     return signals
 
 
@@ -163,5 +164,10 @@ def _batch(
     return clips.audio[chosen].to(device), lips, noise.to(device)
 
 
-def _denoise(prior: nn.Module, noisy: Tensor, sigma: float, lips: Tensor | None) -> Tensor:
-    return prior(noisy, torch.full((len(noisy),), sigma, device=noisy.device), lips)
+def _denoise(
+    prior: nn.Module, audio: Tensor, noisy: Tensor, sigma: float, lips: Tensor | None
+) -> Tensor:
+    levels = torch.full((len(noisy),), sigma, device=noisy.device)
+    if isinstance(prior, NoisePrior):  # which may know the spectrum of the recording
+        return prior.of_recording(audio)(noisy, levels)
+    return prior(noisy, levels, lips)

@@ -25,8 +25,9 @@ def variance(shares):
     return found, sources - denoised
 
 
-def test_the_measured_variance_is_that_of_the_errors():
-    found, errors = variance("measured")
+@pytest.mark.parametrize("shares", ["measured", "offer"])
+def test_the_variance_is_that_of_the_errors(shares):
+    found, errors = variance(shares)
     # per source and band: means over items and frames, away from the ends
     expected = stft(errors).abs().square()[..., 4:-4].mean(dim=(0, 3))
     got = found[..., 4:-4].mean(dim=(0, 3))

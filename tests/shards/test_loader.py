@@ -111,6 +111,18 @@ def test_mixed_with_clips_without_lips(corpus, tmp_path, monkeypatch):
     assert with_lips == [key for batch in plain for key in batch.keys]
 
 
+def test_negatives_take_the_place_of_sounds_and_leave_lips_and_hosts(corpus):
+    foreign = {"negatives": shards_of(corpus)[:1], "negatives_fraction": 0.4}
+    found, plain = (batches(corpus, 4, batch_size=10, **more) for more in (foreign, {}))
+    for batch, other in zip(found, plain, strict=True):
+        assert torch.equal(batch.hosts, other.audio) and torch.equal(batch.lips, other.lips)
+        assert torch.equal(batch.noise, other.noise) and other.hosts is None
+        changed = (batch.audio != batch.hosts).any(dim=1)
+        assert changed.sum() == 4 and batch.keys == other.keys
+    again = batches(corpus, 2, batch_size=10, samples_seen=20, **foreign)
+    assert same(found[2:], again)  # an item is a function of its number
+
+
 def test_a_crop_is_the_part_of_the_whole(corpus):
     shard = shards_of(corpus)[0]
     raw = sample_of(shard.store, shard.name, shard.places[0])

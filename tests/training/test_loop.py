@@ -44,7 +44,7 @@ def batches(batch_size, max_batch, samples_seen, rank, world_size):
     for step in itertools.count(samples_seen // batch_size):
         generator = torch.Generator().manual_seed(step)
         noise = torch.randn(batch_size, SAMPLES, generator=generator)
-        uniforms = torch.rand(batch_size, 2, generator=generator, dtype=torch.float64)
+        uniforms = torch.rand(batch_size, 3, generator=generator, dtype=torch.float64)
         audio, mask = tones(batch_size, step), torch.zeros(batch_size, dtype=torch.bool)
         for part in micro_batches(shares(batch_size, world_size)[rank], max_batch):
             keys = ["key"] * len(part)

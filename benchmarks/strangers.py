@@ -1,0 +1,149 @@
+"""People whom no prior has heard, in noise: which noise model separates them best?
+
+    python -m benchmarks.strangers SPEECH NOISE --out strangers.csv [--noise-models gaussian nmf …]
+
+`strangers.csv` beside this file lists the mixtures, 2.8 s each: 30 speakers of LibriSpeech's
+train-clean-100 that are in no training of the packaged priors, in real noise of which training had
+heard the recording (another stretch of it), the scene (other recordings), or nothing. SPEECH and
+NOISE are folders in which the files of the list lie. Every noise model has the same speech prior
+and sampler; a `+` and settings after its name change the sampler: `gaussian+shares=measured`.
+Prints means with 95 % intervals, and the paired differences from the first model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pandas
+import torch
+import yaml
+from scipy import stats
+
+from davss import PRESETS, Separator, load_prior
+from davss.config import NoiseModel
+from davss.evaluation.metrics import si_sdr
+from davss.media.audio import read_audio
+
+RATE, SECONDS = 16_000, 2.8
+LIST = Path(__file__).with_suffix(".csv")
+HEARD = ("recording", "scene", "nothing")
+
+
+@cache
+def recording(path: Path) -> np.ndarray:
+    """All of a recording (T,), without offset."""
+    audio, _ = read_audio(path, RATE)
+    return audio - audio.mean()
+
+
+def stretch(folder: Path, name: str, start: int) -> torch.Tensor:
+    """The part (T,) of a recording that the list asks for, at unit level."""
+    path = next(iter(sorted(folder.rglob(name))), None)
+    if path is None:
+        sys.exit(f"{folder}: holds no {name}, of which the list has a stretch")
+    cut = torch.from_numpy(recording(path)[start : start + round(SECONDS * RATE)].copy()).float()
+    return (cut - cut.mean()) / cut.std()
+
+
+def render(row: Any, speech: Path, noise: Path, snr_db: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Voices (K, T), equally loud, and the mixture (T,)."""
+    pairs = [(row.speech_1, row.start_1), (row.speech_2, row.start_2)][: row.num_speakers]
+    voices = torch.stack([stretch(speech, name, int(start)) for name, start in pairs])
+    clean = voices.sum(dim=0)
+    level = clean.std() * 10 ** (-snr_db / 20)
+    return voices, clean + level * stretch(noise, row.noise, row.start)
+
+
+def separator(text: str, speech_prior: str, preset: str) -> Separator:
+    """NAME or NAME+setting=value,setting=value."""
+    name, _, changes = text.partition("+")
+    settings = dict(change.split("=") for change in changes.split(",") if change)
+    sampler = replace(PRESETS[preset], **{k: yaml.safe_load(v) for k, v in settings.items()})
+    noise: Any = name if name in get_args(NoiseModel) else load_prior(name)
+    prior: Any = load_prior(speech_prior)
+    return Separator(prior, noise, sampler, device="cpu")
+
+
+def scores(
+    separate: Separator, voices: torch.Tensor, mixture: torch.Tensor, key: str
+) -> tuple[float, float]:
+    """Mean SI-SDR over the speakers, in the better order, and the seconds it took."""
+    began = time.process_time()
+    found = separate(mixture[None], num_speakers=len(voices), sample_rate=RATE, keys=[key])
+    seconds = time.process_time() - began
+    orders = [found.speech[0], found.speech[0].flip(0)]
+    return max(si_sdr(order, voices).mean().item() for order in orders), seconds
+
+
+def measure(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """A row for every mixture and model, the mixture itself among them."""
+    mixtures = pandas.read_csv(arguments.list, dtype={"speech_1": str, "speech_2": str})
+    mixtures = mixtures[mixtures.noise_heard.isin(arguments.heard)]
+    mixtures = mixtures[mixtures.num_speakers.isin(arguments.num_speakers)]
+    mixtures = mixtures[mixtures["item"] < arguments.mixtures]
+    models = {
+        text: separator(text, arguments.speech_prior, arguments.preset)
+        for text in arguments.noise_models
+    }
+    for snr_db in arguments.snr_db:
+        for row in mixtures.itertuples():
+            voices, mixture = render(row, arguments.speech, arguments.noise, snr_db)
+            place = {"noise_heard": row.noise_heard, "num_speakers": row.num_speakers}
+            place |= {"snr_db": snr_db, "item": row.item, "scene": row.scene}
+            plain = si_sdr(mixture.expand_as(voices), voices).mean().item()
+            yield place | {"model": "mixture", "si_sdr": plain, "seconds": 0.0}
+            for text, separate in models.items():
+                value, seconds = scores(separate, voices, mixture, f"{row.noise_heard}-{row.item}")
+                yield place | {"model": text, "si_sdr": value, "seconds": seconds}
+
+
+def interval(values: pandas.Series) -> str:
+    """Mean and half of Student's 95 % interval."""
+    half = stats.t.ppf(0.975, len(values) - 1) * values.std() / len(values) ** 0.5
+    return f"{values.mean():.2f} ± {half:.2f}".replace("-", "−")
+
+
+def table(rows: pandas.DataFrame, first: str) -> str:
+    """Markdown: cells by models."""
+    lines = ["| heard | speakers | SNR | model | SI-SDR | minus the first | s |", "|---" * 7 + "|"]
+    for cell, of_cell in rows.groupby(["noise_heard", "num_speakers", "snr_db"], sort=False):
+        wide = of_cell.pivot(index="item", columns="model", values="si_sdr")
+        seconds = of_cell.groupby("model").seconds.mean()
+        for model in of_cell.model.unique():
+            against = "" if model in (first, "mixture") else interval(wide[model] - wide[first])
+            cells = [*cell, model, interval(wide[model]), against, f"{seconds[model]:.1f}"]
+            lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Separate, write a row for every mixture, print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    add = parser.add_argument
+    add("speech", type=Path, help="folder with the speech of the list")
+    add("noise", type=Path, help="folder with the noise of the list")
+    add("--out", type=Path, required=True, metavar="CSV", help="a row for every mixture and model")
+    add("--list", type=Path, default=LIST, metavar="CSV")
+    add("--speech-prior", default="small-speech")
+    add("--preset", default="small", choices=sorted(PRESETS))
+    add("--noise-models", nargs="+", default=["gaussian", "nmf"])
+    add("--heard", nargs="+", default=HEARD, choices=HEARD, help="what training knew of the noise")
+    add("--num-speakers", nargs="+", type=int, default=[1])
+    add("--snr-db", nargs="+", type=float, default=[0.0, 5.0])
+    add("--mixtures", type=int, default=60, help="of each cell, from the top of the list")
+    arguments = parser.parse_args(argv)
+    rows = pandas.DataFrame(measure(arguments))
+    rows.to_csv(arguments.out, index=False, float_format="%.3f")
+    print(table(rows, arguments.noise_models[0]))
+
+
+if __name__ == "__main__":
+    main()
