@@ -139,7 +139,8 @@ def require_sound(audio: np.ndarray, name: str | Path, least: float = SILENCE_RM
 
 
 def _rms(audio: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(np.square(audio, dtype=np.float64))))
+    total = np.einsum("t,t->", audio, audio, dtype=np.float64)  # squares of an hour take no memory
+    return float(np.sqrt(total / max(len(audio), 1)))
 
 
 def _read_soundfile(path: Path, claimed: int, left: int) -> Sound | None:
@@ -236,8 +237,9 @@ def _in_place(
         total, longest = total + block.shape[1], max(longest, block.shape[1])
     count = max((len(block) for block in placed), default=1)
     together = np.zeros((count, total), np.float32)
-    at = 0
-    for block in placed:  # where fewer channels are sent for a while, all get their mean
+    at, placed = 0, placed[::-1]
+    while placed:  # where fewer channels are sent for a while, all get their mean
+        block = placed.pop()
         together[:, at : at + block.shape[1]] = block if len(block) == count else block.mean(0)
         at += block.shape[1]
     return together, rate, start or 0.0, longest

@@ -28,7 +28,7 @@ from davss.shards.sources import on_this_machine
 from davss.shards.writer import assemble, recall, write_piece
 from davss.storage import Store
 
-CALLS_PER_PROCESS = 50  # then a worker is a new process: decoders leak
+CALLS_PER_PROCESS = 50  # then a worker is a new process, should a library leak
 _DEATHS = (WorkerCrashedError, OutOfMemoryError)
 
 
