@@ -102,6 +102,7 @@ def test_pipes(tmp_path, monkeypatch, given):
         stdin = SimpleNamespace(buffer=io.BytesIO(content), isatty=lambda: False)
         monkeypatch.setattr(sys, "stdin", stdin)
     with on_disk(path) as file:
+        assert file.stem == "stdin"  # the random numbers depend on the name
         assert len(read_recording(file).audio) == RATE
     assert not file.exists()
 
@@ -130,6 +131,9 @@ def test_several_and_folders(tmp_path, capsys):
         find_recordings([folder, wav(tmp_path / "a.wav")], out)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DavssError, match="no recording in this folder"):
+        find_recordings([tmp_path / "empty"], out)
+    (tmp_path / "empty/a.wav").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(DavssError, match="a.wav: a Git LFS pointer"):
         find_recordings([tmp_path / "empty"], out)
 
 

@@ -75,7 +75,7 @@ def separate_file(
             torch.from_numpy(np.stack(features))[None] if features else None,
             num_speakers=total,
             sample_rate=sample_rate,
-            keys=[recording.stem],
+            keys=[file.stem],
             seed=seed,
             callback=lambda step: bar.update(min(len(step.u), steps - bar.n)),  # not second tries
         )

@@ -17,7 +17,7 @@ from davss.diffusion.prior import SpeechPrior
 from davss.errors import DavssError
 from davss.media import FPS
 from davss.media.audio import read_sound, require_sound
-from davss.media.decoding import has_stream
+from davss.media.decoding import has_stream, require_file
 from davss.media.mouth import MouthFinder
 from davss.media.video import NEAR_FPS, Frames
 from davss.posterior.inputs import SHORTEST, SILENCE
@@ -65,6 +65,8 @@ def find_recordings(inputs: Sequence[Path], out: Path) -> list[tuple[Path, Path]
         files = sorted(file for file in path.iterdir() if file.is_file())
         found = [file for file in files if has_stream(file, "audio")]
         if not found:
+            for file in files:
+                require_file(file)  # what keeps it from being read, if it is that
             raise DavssError(f"{path}: no recording in this folder; give one that holds some")
         if others := [file.name for file in files if file not in found]:
             print(f"note: {path}: without sound, left out: {', '.join(others)}", file=sys.stderr)
@@ -89,7 +91,7 @@ def on_disk(path: Path) -> Iterator[Path]:
     if path == STDIN and sys.stdin.isatty():
         raise DavssError("-: standard input is a terminal; send a recording through a pipe")
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / ("stdin" if path == STDIN else path.name)
+        copy = Path(folder) / "stdin"
         with open(copy, "wb") as target:
             if path == STDIN:
                 shutil.copyfileobj(sys.stdin.buffer, target)

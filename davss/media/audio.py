@@ -5,6 +5,7 @@ through PyAV.
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,14 +148,15 @@ def _read_soundfile(path: Path, claimed: int, left: int) -> Sound | None:
     """None for a file that PyAV may know better than libsndfile does."""
     with open(path, "rb") as file:
         start = file.read(4)
-        if start.startswith(MPEG):
-            return None
-        if start == b"OggS" and (start + file.read()).count(FIRST_PAGE) > 1:
-            return None  # several streams, of which libsndfile reads the first
+    if start.startswith(MPEG):
+        return None
     try:
-        with soundfile.SoundFile(path) as sound:
-            samples = sound.read(len(sound), dtype="float32", always_2d=True).T
-            rate, promised = int(sound.samplerate), len(sound)
+        if start == b"OggS":
+            samples, rate, promised = _read_ogg(path.read_bytes())
+        else:
+            with soundfile.SoundFile(path) as sound:
+                samples = sound.read(len(sound), dtype="float32", always_2d=True).T
+                rate, promised = int(sound.samplerate), len(sound)
     except (soundfile.LibsndfileError, RuntimeError, ValueError, MemoryError):
         return None
     there = samples.shape[1]
@@ -165,6 +167,22 @@ def _read_soundfile(path: Path, claimed: int, left: int) -> Sound | None:
         promised = claimed if there == left else there * claimed // max(left, 1)
         missing = _missing(path, promised, there, rate)
     return Sound(path, np.ascontiguousarray(samples), rate, missing=missing)
+
+
+def _read_ogg(content: bytes) -> tuple[np.ndarray, int, int]:
+    """Samples (C, T) of all streams, one after the other, of which libsndfile reads one; their rate
+    and T. ValueError when they differ, and libsndfile's own errors for other kinds of streams.
+    """
+    starts = [match.start() for match in re.finditer(re.escape(FIRST_PAGE), content)]
+    parts, rates = [], set()
+    for begin, end in zip(starts, [*starts[1:], len(content)], strict=True):
+        stream = io.BytesIO(content[begin:end])
+        samples, rate = soundfile.read(stream, dtype="float32", always_2d=True)
+        parts.append(samples.T)
+        rates.add(int(rate))
+    (rate,) = rates
+    together = np.concatenate(parts, axis=1)
+    return together, rate, together.shape[1]
 
 
 def _read_container(path: Path, **options: str) -> Sound:

@@ -5,6 +5,7 @@ PyAV, with whatever is wrong in the user's terms.
 from __future__ import annotations
 
 import contextlib
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,15 +35,18 @@ BROKEN = (av.FFmpegError, ValueError, IndexError, OverflowError)  # what PyAV ra
 def require_file(path: str | Path) -> Path:
     """Path of a non-empty file that may be read; raises DavssError naming it otherwise."""
     path = Path(path)
-    if path.is_dir():
-        raise DavssError(f"{path}: a folder; give a file")
-    if not path.is_file():
-        raise DavssError(f"{path}: no such file; check the path")
-    if path.stat().st_size == 0:
-        raise DavssError(f"{path}: the file is empty (0 bytes); copy it again")
     try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise DavssError(f"{path}: a folder; give a file")
+        if not stat.S_ISREG(status.st_mode):
+            raise DavssError(f"{path}: a pipe or device; copy it to a file first")
+        if status.st_size == 0:
+            raise DavssError(f"{path}: the file is empty (0 bytes); copy it again")
         with open(path, "rb") as stream:
             start = stream.read(len(LFS_POINTER))
+    except (FileNotFoundError, NotADirectoryError):
+        raise DavssError(f"{path}: no such file; check the path") from None
     except OSError as error:
         raise DavssError(
             f"{path}: cannot be read ({error.strerror}); fix its permissions"
