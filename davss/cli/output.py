@@ -96,9 +96,14 @@ def staging_folder(out: Path, shown: str | None = None) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(dir=out, prefix=".davss-") as staging:
             yield Path(staging)
     except (OSError, StorageError) as error:
-        reason = getattr(error, "strerror", None) or "no space left on this disk"
+        if isinstance(error, StorageError):  # which names a file of the staging folder
+            reason = str(error).split(": ", 1)[1].split("; ")[0]
+        else:
+            reason = error.strerror or str(error)
+        mend = "free some space or " if "space" in reason else ""
+        reason = reason[0].lower() + reason[1:]
         raise DavssError(
-            f"{shown or f'--out {out}'}: cannot be written ({reason.lower()}); give another folder"
+            f"{shown or f'--out {out}'}: cannot be written ({reason}); {mend}give another folder"
         ) from None
     finally:
         for folder in absent:

@@ -163,10 +163,10 @@ def test_the_demo(clone):
     output, ran = dvc(clone, "repro")
     assert not ran and "up to date" in output
 
-    _, ran = dvc(clone, "exp", "run", "-S", "sampler.zeta=0.7")
+    _, ran = dvc(clone, "exp", "run", "-S", "sampler.num_steps=7")
     onward = [f"{s} {each.replace('-', ' ')}" for s in ("score", "separate") for each in COMPARED]
     assert ran[-1] == "report" and sorted(ran[:-1]) == sorted(onward)
-    assert (clone / "params.yaml").read_text() == compose("demo", ["sampler.zeta=0.7"])
+    assert (clone / "params.yaml").read_text() == compose("demo", ["sampler.num_steps=7"])
 
     edit(clone, "davss/evaluation/metrics.py", "code", "edited")
     output, _ = dvc(clone, "repro", "--dry")
