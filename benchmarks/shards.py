@@ -29,6 +29,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import pandas
 import psutil
 import soundfile
 import torch
@@ -43,7 +44,7 @@ from davss.shards.contract import AUDIO, LIPS, META, decode, encode
 from davss.shards.loader import training_loader, training_shards
 from davss.shards.manifests import ShardResult, write_manifests
 from davss.shards.members import PLACES, places_of, read_sample
-from davss.shards.plan import ClipTable, PlannedShard, plan_shards
+from davss.shards.plan import ClipTable, plan_shards
 
 RATE, DIM, REPEATS, CLIPS_PER_SHARD = 16_000, 1024, 5, 900
 
@@ -109,7 +110,7 @@ def memory(count: int) -> None:
     shards = plan_shards(table, CLIPS_PER_SHARD)
     planned = time.perf_counter()
     with TemporaryDirectory() as folder:
-        write_manifests(results(table, shards, np.zeros((1, 6), int), 1), Path(folder))
+        write_manifests(results(table, shards), Path(folder))
         size = sum(path.stat().st_size for path in Path(folder).iterdir())
     written = time.perf_counter()
     print(f"{count} clips in {len(shards)} shards, plan {digest[:12]}")
@@ -118,19 +119,11 @@ def memory(count: int) -> None:
     print(f"peak memory: {peak():.0f} MB, of which {before:.0f} MB before, of imports")
 
 
-def loader(count: int, seconds: float, items: int = 3200) -> None:
+def loader(count: int, seconds: float, items: int = 1600) -> None:
     """Items that two loader workers make per second of their time, and memory of their own."""
-    made = [encode(*recording(index, seconds)) for index in range(16)]
-    samples = [made[n % 16] | {"__key__": f"k-{n}"} for n in range(CLIPS_PER_SHARD)]
-    table = ClipTable(clips(count))
-    shards = plan_shards(table, CLIPS_PER_SHARD)
     with TemporaryDirectory() as folder:
         root = Path(folder)
-        places = write(samples, root / "shard.tar")
-        size = (root / "shard.tar").stat().st_size
-        write_manifests(results(table, shards, places, size), root)
-        for shard in shards:
-            (root / f"{shard.name}.tar").hardlink_to(root / "shard.tar")
+        shards = corpus(count, seconds, root)
         batches = training_loader(
             training_shards(root, root, "train", crop_samples=4 * RATE, sample_rate=RATE),
             crop_samples=4 * RATE,
@@ -146,8 +139,31 @@ def loader(count: int, seconds: float, items: int = 3200) -> None:
         drain(islice(batches, items // 16))
         taken = sum(sum(worker.cpu_times()[:2]) for worker in workers) - before
         memory = max(worker.memory_full_info().uss for worker in workers)
-        print(f"{count} clips in {len(shards)} shards: {items / taken:.0f} items/s of a core")
+        print(f"{count} clips in {shards} shards: {items / taken:.0f} items/s of a core")
         print(f"own memory of a loader worker: {memory / 1e6:.0f} MB")
+
+
+def corpus(count: int, seconds: float, root: Path) -> int:
+    """Manifests of `count` clips in shards that are one file; how many shards."""
+    made = [encode(*recording(index, seconds)) for index in range(16)]
+    samples = [made[n % 16] | {"__key__": f"k-{n}"} for n in range(CLIPS_PER_SHARD)]
+    places = write(samples, root / "shard.tar")
+    names = [f"{number}.tar" for number in range(-(-count // CLIPS_PER_SHARD))]
+    for name in names:
+        (root / name).hardlink_to(root / "shard.tar")
+    rows = pandas.DataFrame({"shard": names, "split": "train", "schema_version": 1})
+    rows["bytes"] = (root / "shard.tar").stat().st_size
+    rows[["sha256", "source_digest", "samples", "seconds"]] = "", "", CLIPS_PER_SHARD, 7200.0
+    rows.to_parquet(root / "train.parquet")
+    clips = pandas.DataFrame({"shard": np.repeat(names, CLIPS_PER_SHARD), "split": "train"})
+    clips["key"] = [f"{n // CLIPS_PER_SHARD}-{n}" for n in range(len(clips))]
+    clips[["speaker", "source", "source_sha256", "sample_rate"]] = "id", "x", "", RATE
+    frames = round(25 * seconds)
+    lengths = frames * RATE // 25, frames, seconds
+    clips[["num_samples", "num_frames", "seconds"]] = lengths
+    clips[PLACES] = np.tile(places, (len(names), 1))
+    clips.to_parquet(root / "train.clips.parquet")
+    return len(names)
 
 
 def braven(count: int, seconds: float) -> None:
@@ -181,23 +197,21 @@ def clips(count: int) -> Iterator[RawClip]:
         yield RawClip(key, split, speaker, source, path, path)
 
 
-def results(
-    table: ClipTable, shards: list[PlannedShard], places: np.ndarray, size: int
-) -> Iterator[ShardResult]:
+def results(table: ClipTable, shards: list[Any]) -> Iterator[ShardResult]:
     """What a build would have noted of every shard; one clip in fifty is a reject."""
-    meta = {"num_samples": 128_000, "num_frames": 200, "seconds": 8.0, "sample_rate": RATE}
     for shard in shards:
-        row = {"shard": f"{shard.name}.tar", "split": shard.split, "bytes": size}
-        row |= {"sha256": "0" * 64, "samples": 882, "seconds": 7056.0, "schema_version": 1}
-        result = ShardResult(row)
+        name = f"shards/voxceleb2/{shard.name}-0123456789ab.tar"
+        result = ShardResult({"shard": name, "split": shard.split, "bytes": 1, "sha256": "0" * 64})
         for number, clip in enumerate(table.clips(shard.rows)):
-            facts = {"split": clip.split, "source_sha256": f"{number:064x}"}
+            digest = f"{number:064x}"
             if number % 50 == 0:
-                result.rejects.append(facts | {"path": clip.source, "reason": "no face found"})
+                row = {"path": clip.source, "split": clip.split, "reason": "no face found"}
+                result.rejects.append(row | {"source_sha256": digest})
                 continue
-            facts |= {"key": clip.key, "speaker": clip.speaker, "source": clip.source}
-            where = zip(PLACES, places[number % len(places)].tolist(), strict=True)
-            result.clips.append(facts | meta | {"shard": row["shard"]} | dict(where))
+            row = {"key": clip.key, "split": clip.split, "speaker": clip.speaker, "shard": name}
+            row |= {"num_samples": 128_000, "num_frames": 200, "seconds": 8.0}
+            row |= {"sample_rate": RATE, "source": clip.source, "source_sha256": digest}
+            result.clips.append(row)
         yield result
 
 

@@ -45,8 +45,9 @@ def first_misplaced(clips: pandas.DataFrame) -> str | None:
     offset, size = places[:, 0::2], places[:, 1::2]
     ends = offset + _filled(size) + BLOCK  # where the next member's content begins
     has_lips = size[:, 1] > 0
-    good = (offset[:, 0] >= BLOCK) & (offset[:, 0] % BLOCK == 0) & (size[:, [0, 2]] > 0).all(1)
-    good &= (offset[:, 1] == np.where(has_lips, ends[:, 0], 0)) & (size[:, 1] >= 0)
+    good = ((places >= 0) & (places < 1 << 48)).all(1)  # so that no sum runs over
+    good &= (offset[:, 0] >= BLOCK) & (offset[:, 0] % BLOCK == 0) & (size[:, [0, 2]] > 0).all(1)
+    good &= offset[:, 1] == np.where(has_lips, ends[:, 0], 0)
     good &= offset[:, 2] == np.where(has_lips, ends[:, 1], ends[:, 0])
     return None if good.all() else str(clips.key.iloc[int(good.argmin())])
 

@@ -204,6 +204,14 @@ def test_a_gap_between_clips_is_seen_by_validation(corpus, shard):
     assert any("does not begin where the clip before it ends" in line for line in validate(*corpus))
 
 
+@pytest.mark.parametrize("size", [0, -1, 2**40, 2**62, 2**63 - 513])
+def test_sizes_that_no_member_can_have(corpus, shard, size):
+    path = corpus.manifests / "train.clips.parquet"
+    pandas.read_parquet(path).assign(meta_bytes=size).to_parquet(path)
+    for said in told_by(corpus):
+        assert "lie where none can" in said or "shorter than its manifest says" in said
+
+
 def test_a_manifest_without_places_says_so(corpus, shard):
     path = corpus.manifests / "train.clips.parquet"
     pandas.read_parquet(path).drop(columns="lips_offset").to_parquet(path)

@@ -15,7 +15,21 @@ from davss.shards.validate import validate
 from davss.storage import sha256
 from tests.shards.conftest import RATE, Corpus, make_corpus
 
-VALUES = (None, -1, 0, 511, 2**40, -(2**62), float("nan"), "", "../x", "/x", "pipe:id", "a\nb")
+VALUES = (
+    None,
+    -1,
+    0,
+    511,
+    2**40,
+    2**62,
+    -(2**62),
+    float("nan"),
+    "",
+    "../x",
+    "/x",
+    "pipe:id",
+    "a\nb",
+)
 VALUES += ("é" * 200,)
 CALLS = 25
 
