@@ -16,7 +16,6 @@ from davss.config import NoiseModel, SamplerConfig
 from davss.diffusion.guidance import Branches, plan_branches
 from davss.diffusion.prior import NoisePrior, SpeechPrior
 from davss.networks import NCSNpp
-from davss.networks.film import Modulations
 from davss.networks.ncsnpp import FRAME_MULTIPLE
 from davss.posterior.separator import Separator
 
@@ -87,8 +86,9 @@ def pass_flops(prior: Prior, num_samples: int) -> PassFlops:
     """
     if isinstance(prior, str):
         return PassFlops(0, 0)
-    x, modulations, network = _on_meta(prior, num_samples)
+    x, network = _on_meta(prior, num_samples)
     with torch.device("meta"), torch.enable_grad():
+        modulations = network.condition(None, num_samples)
         with FlopCounterMode(display=False) as forward:
             # that of the class: the instance's own may be compiled
             output = NCSNpp._unet(network, x.requires_grad_(), torch.empty(1), modulations)
@@ -100,7 +100,7 @@ def pass_flops(prior: Prior, num_samples: int) -> PassFlops:
 
 def saved_bytes(prior: SpeechPrior | NoisePrior, num_samples: int) -> int:
     """Bytes that autograd saves of one clip in training, float32, weights excepted."""
-    x, modulations, network = _on_meta(prior, num_samples)
+    x, network = _on_meta(prior, num_samples)
     weights = {tensor.untyped_storage()._cdata for tensor in _tensors(network)}
     for parameter in network.parameters():
         parameter.requires_grad_()
@@ -111,24 +111,22 @@ def saved_bytes(prior: SpeechPrior | NoisePrior, num_samples: int) -> int:
             storages.setdefault(storage, tensor)
         return tensor
 
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-        NCSNpp._unet(network, x, torch.empty(1, device="meta"), modulations)
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t)
+    with torch.device("meta"), torch.enable_grad(), hooks:
+        modulations = network.condition(None, num_samples)
+        NCSNpp._unet(network, x, torch.empty(1), modulations)
     return sum(tensor.untyped_storage().nbytes() for tensor in storages.values())
 
 
-def _on_meta(
-    prior: SpeechPrior | NoisePrior, num_samples: int
-) -> tuple[Tensor, Modulations, NCSNpp]:
+def _on_meta(prior: SpeechPrior | NoisePrior, num_samples: int) -> tuple[Tensor, NCSNpp]:
     """Input of the U-Net, not the waveform: the inverse STFT looks at values, which the meta device
-    has not; its modulations; the network with shapes and no memory.
+    has not; the network with shapes and no memory.
     """
     original = prior.network
     # deepcopy takes these for the copies it has made
     network = copy.deepcopy(original, {id(t): t.detach().to("meta") for t in _tensors(original)})
     bins, _, padded = spectrogram_shape(prior, num_samples)
-    with torch.device("meta"):
-        x = torch.empty(1, original.num_inputs, bins, padded)
-        return x, network.condition(None, num_samples), network
+    return torch.empty(1, original.num_inputs, bins, padded, device="meta"), network
 
 
 def _tensors(network: nn.Module) -> list[Tensor]:
