@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 # Stages are commands of DVC: they find their Python on the PATH.
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help env repro repository params test test-slow lint format browser clean
+.PHONY: help env repro repository params test test-slow test-gpu lint format browser clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ test: $(STAMP) browser ## the test suite
 
 test-slow: $(STAMP) browser ## the tests that take minutes
 	python -m pytest -m slow
+
+test-gpu: $(STAMP) ## the tests that need a GPU
+	python -m pytest tests/gpu
 
 lint: $(STAMP) ## ruff and mypy
 	ruff check

@@ -30,9 +30,9 @@ import webdataset
 from torch import distributed, nn
 
 from benchmarks.drawn import as_drawn
-from davss.allocator import keep_freed_memory
 from davss.config import DiffusionConfig, NetworkConfig, TrainingConfig
 from davss.diffusion.prior import NoisePrior, PriorInfo
+from davss.networks.cpu import keep_freed_memory
 from davss.shards.contract import decode, encode
 from davss.shards.loader import Batch, Shard, training_loader
 from davss.shards.members import places_of

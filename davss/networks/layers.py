@@ -13,7 +13,8 @@ from typing import TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+
+from davss.networks.cpu import GroupNorm, upsample_and_convolve
 
 ZERO_INIT = (
     1e-10  # "zero" initialisation of last layers: tiny, so that gradients are not exactly zero
@@ -51,54 +52,6 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return GroupNorm(min(channels // 4, 32), channels, eps=1e-6)
 
 
-class GroupNorm(nn.GroupNorm):
-    """torch's own, with a backward that is as fast as its forward on CPUs (docs/benchmarks.md)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.device.type == "cpu" and x.dtype == self.weight.dtype and torch.is_grad_enabled():
-            return _NormaliseGroups.apply(x, self.weight, self.bias, self.num_groups, self.eps)
-        return super().forward(x)
-
-
-class _NormaliseGroups(torch.autograd.Function):
-    """Group normalisation whose gradient a·g + b·x + c is two sums and two fused products.
-
-    torch's backward of channels-last maps takes as long on CPUs as that of a convolution.
-    """
-
-    @staticmethod
-    def forward(ctx, x, weight, bias, groups, eps):  # x (B, C, F, N), weight and bias (C,)
-        b, c, *positions = x.shape
-        y, mean, rstd = torch.native_group_norm(
-            x, weight, bias, b, c, math.prod(positions), groups, eps
-        )
-        ctx.save_for_backward(x, weight, mean, rstd)
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, g):
-        x, weight, mean, rstd = ctx.saved_tensors
-        groups = mean.shape[1]
-        size = x[0].numel() / groups  # what a mean is taken over
-        sums = g.sum(dim=(2, 3)).unflatten(1, (groups, -1))  # (B, G, C/G)
-        products = (g * x).sum(dim=(2, 3)).unflatten(1, (groups, -1))
-        w, mean, rstd = weight.unflatten(0, (groups, -1)), mean[..., None], rstd[..., None]
-        total = (w * sums).sum(dim=2, keepdim=True)  # (B, G, 1)
-        slope = (mean * total - (w * products).sum(dim=2, keepdim=True)) * rstd**3 / size
-        offset = -slope * mean - total * rstd / size
-
-        def per_channel(factor: Tensor) -> Tensor:
-            return factor.expand_as(sums).reshape(*x.shape[:2], 1, 1)
-
-        of_x = None
-        if ctx.needs_input_grad[0]:
-            of_x = torch.addcmul(per_channel(offset), x, per_channel(slope))
-            of_x.addcmul_(g, per_channel(w * rstd))
-        of_weight = ((products - mean * sums) * rstd).sum(dim=0).flatten()
-        return of_x, of_weight, sums.sum(dim=0).flatten(), None, None
-
-
 SPECTRAL_CHANNELS = 5
 
 
@@ -126,18 +79,6 @@ def upsample(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2, mode="nearest")
 
 
-def upsample_and_convolve(x: Tensor, layer: nn.Conv2d) -> Tensor:
-    """`layer(upsample(x))` of a 3×3 convolution in 4/9 of the multiplications.
-
-    Behind a repetition the nine taps meet only four different values: they add up to a transposed
-    4×4 convolution of stride 2.
-    """
-    c_out, c_in = layer.weight.shape[:2]
-    taps = F.pad(layer.weight.flip(2, 3).transpose(0, 1), (1, 1, 1, 1)).reshape(-1, 1, 5, 5)
-    kernel = 4 * F.avg_pool2d(taps, 2, stride=1)
-    return F.conv_transpose2d(x, kernel.view(c_in, c_out, 4, 4), layer.bias, stride=2, padding=1)
-
-
 class FourierFeatures(nn.Module):
     """Random Fourier features of a scalar: (B,) → (B, 2·size), order [sin, cos]."""
 
@@ -159,7 +100,8 @@ class PointwiseLinear(nn.Module):
         self.b = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:  # (B, positions, C)
-        return x @ self.W + self.b
+        h = x @ self.W
+        return h + self.b.to(h.dtype)  # under autocast a float32 bias would make float32 of all
 
 
 class AttentionBlock(nn.Module):
@@ -175,8 +117,10 @@ class AttentionBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.GroupNorm_0(x).permute(0, 2, 3, 1).flatten(1, 2)  # (B, F·N, C)
-        h = F.scaled_dot_product_attention(self.NIN_0(h), self.NIN_1(h), self.NIN_2(h))
-        h = self.NIN_3(h).unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
+        # with a dimension of heads, of which there is one: fast kernels want it
+        q, k, v = (project(h)[:, None] for project in (self.NIN_0, self.NIN_1, self.NIN_2))
+        h = self.NIN_3(F.scaled_dot_product_attention(q, k, v)[:, 0])
+        h = h.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
         return (x + h) * RESCALE
 
 

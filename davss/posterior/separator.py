@@ -18,13 +18,13 @@ from typing import Any, TypeVar, cast, get_args
 import torch
 from torch import Tensor
 
-from davss.allocator import keep_freed_memory
 from davss.config import PRESETS, NoiseModel, SamplerConfig, SeparationConfig, changed
 from davss.diffusion.guidance import GuidedSpeech
 from davss.diffusion.prior import NoisePrior, SpeechPrior, load_prior
 from davss.errors import DavssError
 from davss.media import FPS
 from davss.media.resampling import resample
+from davss.networks.cpu import keep_freed_memory
 from davss.networks.precision import resolve
 from davss.posterior.inputs import check_lips, check_mixture, count_speakers
 from davss.posterior.noise_models import GaussianNoise, NmfNoise
@@ -152,13 +152,13 @@ class Separator:
         Raises DavssError for non-finite or silent mixtures and for lips that do not cover the
         mixture.
         """
-        given = torch.as_tensor(mixture)
+        given = mixture if isinstance(mixture, Tensor) else torch.as_tensor(mixture)
         mixture = given.to("cpu", torch.float32)  # where recordings are cut and put together
         keys = [str(k) for k in (keys if keys is not None else range(len(mixture)))]
         offset = check_mixture(mixture, keys, sample_rate)
         signal = resample(mixture - offset, sample_rate, self.sample_rate)
         if lips is not None:
-            lips = torch.as_tensor(lips).to("cpu", torch.float32)
+            lips = torch.as_tensor(lips, dtype=torch.float32, device="cpu")
             check_lips(lips, len(mixture), signal.shape[-1] / self.sample_rate)
         num_speakers = count_speakers(lips, num_speakers)
         if num_speakers == 0 and self.noise_prior == "none":

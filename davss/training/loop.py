@@ -23,11 +23,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from davss.allocator import keep_freed_memory
 from davss.config import DiffusionConfig, NegativesConfig, TrainingConfig
 from davss.diffusion.denoiser import Denoiser
 from davss.diffusion.loss import training_loss
 from davss.errors import DavssError
+from davss.networks.cpu import keep_freed_memory
+from davss.networks.precision import resolve
 from davss.shards.loader import Batch, micro_batches, shares
 from davss.training import checkpoint
 from davss.training.checkpoint import TrainingState
@@ -192,14 +193,13 @@ def _batches(job: TrainingJob, worker: Worker, samples_seen: int) -> Iterator[Ba
 
 
 def _objective(job: TrainingJob, state: TrainingState, worker: Worker) -> nn.Module:
-    config, cuda = job.config.training, worker.device.type == "cuda"
-    reduced = config.precision == "bfloat16" or (config.precision == "auto" and cuda)
-    if cuda and config.tf32:
+    config = job.config.training
+    if worker.device.type == "cuda" and config.tf32:
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.allow_tf32 = True
     if config.compile:
         state.prior.compile()
-    precision = torch.bfloat16 if reduced else torch.float32
+    precision = resolve(config.precision, worker.device)
     assert isinstance(state.prior, Denoiser)
     objective = Objective(state.prior, job.config.diffusion, precision, config.negatives)
     return DistributedDataParallel(objective) if worker.world_size > 1 else objective

@@ -255,3 +255,59 @@ def test_execution_changes_results_by_rounding_only(mixture, lips, execution, to
     separator = Separator(*priors, sampler, device="cpu", execution=SeparationConfig(**execution))
     result = separator(mixture, lips, sample_rate=8000)
     torch.testing.assert_close(result.speech, expected.speech, rtol=0, atol=tolerance)
+
+
+def test_a_separator_changes_nothing_of_its_priors(mixture, lips):
+    speech, noise = make_speech_prior().train(), make_noise_prior().requires_grad_(True)
+    noise.network.compile_unet()  # as in training, whose weights change on
+    execution = SeparationConfig(checkpointing=True, compile=True, precision="bfloat16")
+    separator = Separator(speech, noise, SAMPLER, "cpu", execution)
+    Separator(speech, noise, SAMPLER, "cpu")(mixture[:, :1000], sample_rate=8000)  # not compiled
+    assert speech.training and noise.network.all_modules[3].weight.requires_grad
+    for prior, own in ((speech, separator.speech_prior), (noise, separator.noise_prior)):
+        assert prior.precision == torch.float32 and not prior.network.checkpointing
+        assert all(p.is_contiguous() for p in prior.parameters())
+        pairs = zip(prior.parameters(), own.parameters(), strict=True)
+        assert all(p.data_ptr() != q.data_ptr() for p, q in pairs)
+    assert "_unet" not in vars(speech.network)
+    assert separator.noise_prior.network._unet is not noise.network._unet
+
+
+def test_priors_of_another_level_see_signals_at_their_own(mixture, lips):
+    """D of signals c times as loud, c D(u/c; σ/c), comes to the same."""
+    quiet, factor = make_speech_prior(), 2.0
+
+    class Louder(torch.nn.Module):
+        def __init__(self, prior):
+            super().__init__()
+            self.prior, self.network, self.condition = prior, prior.network, prior.condition
+            self.sample_rate, self.sigma_data = prior.sample_rate, factor * prior.sigma_data
+
+        def forward(self, u, sigma, lips=None):
+            return factor * self.prior(u / factor, sigma / factor, lips)
+
+    expected, found = (
+        Separator(prior, "gaussian", SAMPLER, "cpu")(mixture, lips, sample_rate=8000)
+        for prior in (quiet, Louder(quiet))
+    )
+    torch.testing.assert_close(found.speech, expected.speech, rtol=1e-4, atol=1e-5)
+
+
+class Elsewhere(torch.Tensor):
+    """A tensor that says it is on another device, and can only be brought from there."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, arguments=(), keywords=None):
+        assert function in (torch.Tensor.to, torch.Tensor.ndim.__get__, torch.Tensor.device.__get__)
+        if function == torch.Tensor.device.__get__:
+            return torch.device("meta")
+        found = super().__torch_function__(function, types, arguments, keywords or {})
+        return found.as_subclass(torch.Tensor) if isinstance(found, torch.Tensor) else found
+
+
+def test_inputs_on_any_device_outputs_on_that_of_the_mixture(mixture, lips):
+    config = replace(SAMPLER, num_steps=2, num_samples=2)
+    separator = Separator(make_speech_prior(), make_noise_prior(), config, device="cpu")
+    result = separator(mixture.as_subclass(Elsewhere), lips, sample_rate=8000)
+    for tensor in (result.speech, result.noise, result.spread, *result.trace.values()):
+        assert tensor.device.type == "meta"
