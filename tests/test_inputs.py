@@ -58,6 +58,12 @@ def test_lips_of_another_file_longer_or_shorter(tmp_path, prior):
     assert np.isfinite(read_lips(face, prior, short)).all() and len(short.notes) == 1
 
 
+def test_lips_of_another_file_begin_with_its_sound(tmp_path, prior):
+    recording = read_recording(wav(tmp_path / "x.wav"))
+    face = write(tmp_path / "face.mkv", grays(50), noise(1.6), sound_start=0.4)
+    assert np.abs(read_lips(face, prior, recording)[:, 0] - np.arange(10, 35)).max() < 0.8
+
+
 def test_where_no_face_is_found_the_way_on_is_named(tmp_path):
     slides = write(tmp_path / "x.mp4", grays(25), noise())
     with pytest.raises(DavssError, match=r"x.mp4: no face found.*; or separate it by its sound "):

@@ -17,7 +17,7 @@ from davss.diffusion.prior import SpeechPrior
 from davss.errors import DavssError
 from davss.media import FPS
 from davss.media.audio import read_sound, require_sound
-from davss.media.decoding import has_stream, require_file
+from davss.media.decoding import has_stream, require_file, sound_start
 from davss.media.mouth import MouthFinder
 from davss.media.video import NEAR_FPS, Frames
 from davss.posterior.inputs import SHORTEST, SILENCE
@@ -149,7 +149,8 @@ def read_lips(path: Path, prior: SpeechPrior, recording: Recording) -> np.ndarra
     """
     own, needed = path == recording.path, round(recording.seconds * FPS)
     try:
-        frames = Frames(path, recording.start if own else None, needed)
+        start = recording.start if own else sound_start(require_file(path))
+        frames = Frames(path, start, needed)
         crops = MouthFinder()(frames, str(path)).crops
     except DavssError as error:
         way_on = ALONE.format("it " if own else "the recording ")

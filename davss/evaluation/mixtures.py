@@ -201,7 +201,7 @@ def set_levels(row: dict[str, Any], speech: Clips, noise: Clips) -> dict[str, An
 def _rms(signal: np.ndarray, name: str) -> np.ndarray:
     level = np.sqrt(np.mean(np.square(signal, dtype=np.float64), axis=-1))
     if (level < 1e-7).any():
-        raise DavssError(f"{name}: a segment is digital silence; remove the silent recording")
+        raise DavssError(f"{name}: a segment is digital silence; leave that recording out")
     return level
 
 

@@ -51,7 +51,7 @@ class Sound:
         if channel is not None:
             if not 0 <= channel < count:
                 numbers = "0" if count == 1 else f"0 to {count - 1}"
-                raise DavssError(f"{self.path}: channel {channel}: it has {numbers}; give one")
+                raise DavssError(f"{self.path}: has no channel {channel}; give {numbers}")
             return self.samples[channel], ""
         if count == 1:
             return self.samples[0], ""

@@ -100,6 +100,14 @@ def has_stream(path: Path, kind: str) -> bool:
     return True
 
 
+def sound_start(path: Path) -> float | None:
+    """When the sound of a file begins on its clock, in s; None for one without sound."""
+    with open_container(path) as container:
+        streams = [one for one in container.streams if one.type == "audio" and one.codec_context]
+        starts = [float((one.start_time or 0) * one.time_base) for one in streams]
+    return min(starts, default=None)
+
+
 class Packets:
     """The packets of one stream, and what came of reading them.
 

@@ -21,6 +21,7 @@ from davss.corpora.filters import measure_speech, require_speech
 from davss.errors import DavssError
 from davss.media import FPS
 from davss.media.audio import read_sound, require_sound, resample
+from davss.media.decoding import require_file, sound_start
 from davss.media.mouth import MouthFinder
 from davss.media.rois import ROI, read_rois
 from davss.media.video import NEAR_FPS, Frames
@@ -74,7 +75,10 @@ def read_mouth(
         raise DavssError(f"{clip.source}: has no video")
     if Path(clip.video).suffix == ROI:
         return Mouths(read_rois(clip.video))
-    frames = Frames(clip.video, start, num) if _one_file(clip) else Frames(clip.video)
+    if _one_file(clip):
+        frames = Frames(clip.video, start, num)
+    else:
+        frames = Frames(clip.video, sound_start(require_file(clip.video)))
     if frames.missing:
         raise DavssError(frames.missing)
     if abs(frames.fps - FPS) > NEAR_FPS and not config.resample_video:

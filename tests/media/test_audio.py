@@ -44,7 +44,7 @@ def test_several_channels_are_written_and_their_mean_is_read(tmp_path: Path) -> 
     assert soundfile.info(tmp_path / "x.wav").channels == 2
     np.testing.assert_array_equal(read_audio(tmp_path / "x.wav")[0], audio.mean(0))
     np.testing.assert_array_equal(read_audio(tmp_path / "x.wav", channel=1)[0], audio[1])
-    with pytest.raises(DavssError, match="x.wav: channel 2: it has 0 to 1; give one"):
+    with pytest.raises(DavssError, match="x.wav: has no channel 2; give 0 to 1"):
         read_audio(tmp_path / "x.wav", channel=2)
 
 

@@ -112,7 +112,7 @@ def test_a_long_video_is_not_held_in_memory(tmp_path, monkeypatch) -> None:
 
 def test_picture_and_sound_that_never_meet(tmp_path) -> None:
     path = write(tmp_path / "x.mkv", grays(10), noise(), sound_start=2.0)
-    with pytest.raises(DavssError, match="x.mkv: its picture and its sound are never there"):
+    with pytest.raises(DavssError, match="x.mkv: its picture and its sound never overlap"):
         seen_with_sound(path)
 
 
