@@ -29,7 +29,8 @@ WITH_LENGTH = {"matroska", "flv"}  # … or how long the longest is, but for the
 UNREADABLE = "not a recording that can be read (truncated or corrupt?); convert it to wav"
 WITHOUT_INDEX = "breaks off before its index is complete, nothing can be read; copy it again"
 LOSSLESS = ("pcm", "flac", "alac")
-BROKEN = (av.FFmpegError, ValueError, IndexError, OverflowError)  # what PyAV raises for bad data
+# What PyAV raises for bad data, OSError for places outside of the file.
+BROKEN = (av.FFmpegError, OSError, ValueError, IndexError, OverflowError)
 
 
 def require_file(path: str | Path) -> Path:

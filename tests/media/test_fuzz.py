@@ -1,6 +1,6 @@
 """Files that are broken at random are read, or refused in one line: no trace, no wait, no memory.
 
-python -m pytest tests/media/test_fuzz.py -m slow      # 600 files
+python -m pytest tests/media/test_fuzz.py -m slow      # 900 files
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.media.making import RATE, grays, noise, write
 SECONDS, MEMORY = 20.0, 2 << 30
 CONFIG = ShardsConfig(sample_rate=8000, min_seconds=0.1, resample_video=True)
 EXTREMES = [0, 1, 0x7FFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0x10000, 0xFFFF0000]
-KINDS = ["mp4", "fragments", "mkv", "wav", "flac", "ogg"]
+KINDS = ["mp4", "fragments", "mkv", "ts", "wav", "flac", "ogg", "w64", "caf"]
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +38,11 @@ def whole(tmp_path_factory) -> dict[str, bytes]:
         ("mp4", "mp4", {"movflags": "faststart"}),
         ("fragments", "mp4", {"movflags": flags}),
         ("mkv", "matroska", {}),
+        ("ts", "mpegts", {}),
     ):
         write(folder / kind, grays(12), noise(0.5), container=container, **options)
-    for kind, subtype in (("wav", "PCM_16"), ("flac", "PCM_16"), ("ogg", "VORBIS")):
+    for kind in ("wav", "flac", "ogg", "w64", "caf"):
+        subtype = "VORBIS" if kind == "ogg" else "PCM_16"
         soundfile.write(folder / kind, noise(0.5, channels=2).T, RATE, subtype, format=kind)
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
