@@ -29,7 +29,7 @@ def test_stage_writes_page_metrics_and_plots(scored, capsys):
     assert html.count("<audio") == 5 + 7 and "wham-k1-000" in html and "speech prior: loss" in html
     assert "falls short" in html  # untrained priors
     metrics = json.loads(Path("report/metrics.json").read_text())
-    assert set(metrics) == {"wham_1", "wham_2", "over_nmf", "failed"}
+    assert set(metrics) == {"wham1", "wham2", "vs_nmf", "speech_gain", "noise_gain"}
     scores = json.loads(Path("report/scores.json").read_text())
     assert [group["mixtures"] for group in scores["groups"]] == [2] * 4
     assert scores["minus_nmf"][0]["mixtures"] == 4

@@ -119,16 +119,15 @@ def as_metrics(
 ) -> str:
     """The few figures that one compares between runs, as flat JSON with short names, so that a line
     of `dvc metrics show` fits a terminal: mean SI-SDRi of noise model `model` by condition and
-    number of speakers, its gain in SI-SDR over the baseline, the denoising gain of every prior
-    (`outcomes` by its name), and how many mixtures failed. Of unseen speakers, if there are any.
+    number of speakers, its gain in SI-SDR over the baseline, and the denoising gains of the speech
+    prior and of this one (`outcomes` by name), in dB. Of unseen speakers, if there are any.
     """
     own = headline_of(groups[groups.noise_model == model])
-    found: dict[str, float] = {
-        f"{g.condition}_{g.num_speakers}": g.si_sdri for g in own.itertuples()
-    }
+    found = {f"{g.condition}{g.num_speakers}": g.si_sdri for g in own.itertuples()}
     for one in headline_of(differences).itertuples():
         if (one.noise_model, one.condition) == (model, ALL):
-            found[f"over_{BASELINE}"] = one.si_sdr
-    found |= {f"gain_{name}": one.get("valid_gain", math.nan) for name, one in outcomes.items()}
+            found[f"vs_{BASELINE}"] = one.si_sdr
+    for kind, name in (("speech", "speech"), ("noise", model)):
+        found[f"{kind}_gain"] = outcomes.get(name, {}).get("valid_gain", math.nan)
     plain = {name: None if np.isnan(value) else round(value, 2) for name, value in found.items()}
-    return json.dumps({**plain, "failed": int(own.failed.sum())}, indent=2) + "\n"
+    return json.dumps(plain, indent=2) + "\n"
