@@ -36,16 +36,14 @@ from davss.evaluation import plots
 from davss.evaluation.batches import passes
 from davss.evaluation.external import installed_peers
 from davss.evaluation.material import Material
-from davss.evaluation.mixtures import rows_of
 from davss.evaluation.plans import PLANS
-from davss.evaluation.records import read_manifest
 from davss.evaluation.runner import Job, available, find_records, plan_actors, run_plan
 from davss.evaluation.scoring import score_plan
 from davss.evaluation.tables import markdown
 from davss.evaluation.trials import Trial, as_frame
 from davss.storage import publish
 from pipelines import run
-from pipelines.clips import open_shards
+from pipelines.clips import open_shards, read_mixtures
 from pipelines.evaluating import PEERS, make_job, num_actors, peers_python
 
 NOISES = ("wham", "dns")
@@ -97,8 +95,6 @@ def read_material(name: ExperimentName, params: str, split: str = "test") -> Mat
             )
         else:
             peers = installed_peers(python)
-    mixtures = Path("data/mixtures") / f"{settings.noise}.parquet"
-    made = f"dvc repro mixtures@{settings.noise}"
     return Material(
         readers[SPEECH_CORPUS],
         readers[others],
@@ -106,7 +102,7 @@ def read_material(name: ExperimentName, params: str, split: str = "test") -> Mat
         settings,
         load_section(params, "sampler", SamplerConfig),
         load_section(params, "seed", int),
-        list(rows_of(read_manifest(mixtures, made))) if name == "quality" else (),
+        read_mixtures(settings.noise) if name == "quality" else (),
         peers,
     )
 

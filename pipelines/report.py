@@ -17,7 +17,6 @@ from pathlib import Path
 import pandas
 
 from davss.config import SPEECH_CORPUS, ReportConfig, SamplerConfig, load_section, to_dict
-from davss.evaluation.mixtures import rows_of
 from davss.evaluation.records import read_estimate, read_manifest, read_trace
 from davss.evaluation.report.examples import Example, choose
 from davss.evaluation.report.faces import read_faces
@@ -29,10 +28,11 @@ from davss.evaluation.report.summary import (
     paired_differences,
     summarise,
 )
+from davss.evaluation.scoring import COLUMNS
 from davss.storage import publish, storage_root
 from davss.training.tracking import git_revision
 from pipelines import run
-from pipelines.clips import open_library
+from pipelines.clips import open_library, read_mixtures
 
 SPEECH = "speech"
 OUT = Path("report")
@@ -62,7 +62,8 @@ def main(argv: list[str] | None = None) -> None:
     sets = [(model, condition) for model in models for condition in conditions]
     files = [Path("data/scores") / f"{model}-{condition}.parquet" for model, condition in sets]
     stages = [f"dvc repro score@{model}-{condition}" for model, condition in sets]
-    scores = pandas.concat(map(read_manifest, files, stages), ignore_index=True)
+    tables = [read_manifest(*one, COLUMNS) for one in zip(files, stages, strict=True)]
+    scores = pandas.concat(tables, ignore_index=True)
     examples = [
         example
         for _, own in scores.groupby(["noise_model", "condition"], sort=False)
@@ -98,9 +99,7 @@ def read_examples(scores: pandas.DataFrame, count: int) -> list[Example]:
     if not chosen:
         return []
     condition = scores.condition.iloc[0]
-    path = Path("data/mixtures") / f"{condition}.parquet"
-    manifest = read_manifest(path, f"dvc repro mixtures@{condition}")
-    rows = {row["key"]: row for row in rows_of(manifest)}
+    rows = {row["key"]: row for row in read_mixtures(condition)}
     storage, library = storage_root(), open_library(condition)
     examples = []
     for key, why in chosen:

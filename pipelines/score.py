@@ -15,13 +15,12 @@ from pathlib import Path
 import pandas
 
 from davss.errors import DavssError
-from davss.evaluation.mixtures import rows_of
-from davss.evaluation.records import read_manifest
+from davss.evaluation.records import RECORD, read_manifest
 from davss.evaluation.scoring import score_plan
 from davss.evaluation.trials import Arm, cross
 from davss.storage import publish, storage_root
 from pipelines import count_of, run
-from pipelines.clips import open_library
+from pipelines.clips import open_library, read_mixtures
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -35,8 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     noise, condition = arguments.noise, arguments.condition
     processes = count_of("DAVSS_NUM_PROCESSES", "processes") or len(os.sched_getaffinity(0))
-    mixtures = Path("data/mixtures") / f"{condition}.parquet"
-    rows = list(rows_of(read_manifest(mixtures, f"dvc repro mixtures@{condition}")))
+    rows = read_mixtures(condition)
     records = read_records(noise, condition, [row["key"] for row in rows])
     trials = cross([Arm(noise, noise, None)], rows)
     library, storage = open_library(condition), storage_root()
@@ -51,7 +49,7 @@ def read_records(noise: str, condition: str, keys: list[str]) -> pandas.DataFram
     """The estimates manifest of the separate stage, in the order of `keys`."""
     path = Path("data/estimates") / f"{noise}-{condition}.parquet"
     stage = f"dvc repro separate@{noise}-{condition}"
-    records = read_manifest(path, stage).set_index("key", drop=False)
+    records = read_manifest(path, stage, RECORD).set_index("key", drop=False)
     missing = sorted(set(keys) - set(records.index))
     if missing:
         raise DavssError(f"{path}: no estimate of mixture {missing[0]}; make it with `{stage}`")

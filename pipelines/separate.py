@@ -15,13 +15,11 @@ import argparse
 from pathlib import Path
 
 from davss.config import SamplerConfig, SeparationConfig, load_section
-from davss.evaluation.mixtures import rows_of
-from davss.evaluation.records import read_manifest
 from davss.evaluation.runner import run_plan
 from davss.evaluation.trials import Arm, Trial, cross
 from davss.storage import publish
 from pipelines import run
-from pipelines.clips import open_library
+from pipelines.clips import open_library, read_mixtures
 from pipelines.evaluating import make_job, num_actors
 
 
@@ -57,9 +55,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def plan(noise: str, condition: str, sampler: SamplerConfig) -> list[Trial]:
     """All mixtures of a condition, separated with one noise model."""
-    path = Path("data/mixtures") / f"{condition}.parquet"
-    rows = rows_of(read_manifest(path, f"dvc repro mixtures@{condition}"))
-    return cross([Arm(noise, noise, sampler)], list(rows))
+    return cross([Arm(noise, noise, sampler)], read_mixtures(condition))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,18 +87,24 @@ def finished(folder: Path, name: str) -> dict[str, Any] | None:
     return record if whole else None
 
 
-def read_manifest(path: Path, make: str) -> pandas.DataFrame:
+def read_manifest(path: Path, make: str, columns: Iterable[str] = ()) -> pandas.DataFrame:
     """A parquet file of the experiment; DavssError with the command `make` that writes it where it
-    is missing.
+    is missing, broken, or lacks one of `columns`.
     """
     if not path.is_file():
         raise DavssError(f"{path}: no such file; make it with `{make}`")
     try:
-        return pandas.read_parquet(path)
+        found = pandas.read_parquet(path)
     except (OSError, ValueError):
         raise DavssError(
             f"{path}: not a readable parquet file; make it again with `{make}`"
         ) from None
+    missing = [name for name in columns if name not in found]
+    if missing:
+        raise DavssError(
+            f"{path}: written by another version, without {missing[0]}; make it again with `{make}`"
+        )
+    return found
 
 
 def read_estimate(path: Path) -> tuple[np.ndarray, int]:

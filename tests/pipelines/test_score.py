@@ -66,6 +66,15 @@ def test_many_trials_are_scored_in_several_processes_in_order(project, monkeypat
         score.main(["wham", "wham"])
 
 
+def test_manifests_of_another_version_are_told(separated):
+    manifests = {"estimates/wham-wham": "precision", "mixtures/wham": "pool"}
+    for name, column in manifests.items():
+        path = Path(f"data/{name}.parquet")
+        pandas.read_parquet(path).drop(columns=column).to_parquet(path)
+        with pytest.raises(DavssError, match=rf"{name}.*without {column}; make it again with `dvc"):
+            score.main(["wham", "wham"])
+
+
 def test_missing_estimates_are_named(separated):
     wav = next(Path("storage/estimates").rglob("*.wav"))
     wav.unlink()
