@@ -86,15 +86,13 @@ def make_row(
     """One mixture; speech and noise of an index are the same in all cells of a `deal`."""
     noise = noise or material.config.noise
     background, seed = material.noises[noise], material.seed
-    rate = common_rate(material.speech, background)
-    common_rate(material.others, background)
+    rate = [common_rate(reader, background) for reader in (material.speech, material.others)][0]
     num_samples = round(material.config.seconds * rate)
     name = (seed, deal, "-".join(pools), index)
     keys, wrong = _talkers(material, pools, num_samples, name)
     rng = seeded("offsets", *name)
     offsets = [active_offset(material.library[key], num_samples, rng) for key in keys]
-    noises = _long(background, num_samples)
-    noise_key = _dealt(noises, index, seeded("noise", seed, noise))
+    noise_key = _dealt(_long(background, num_samples), index, seeded("noise", seed, noise))
     slack = int(background.clips.set_index("key").num_samples[noise_key]) - num_samples
     row = {
         "key": f"{cell}-{index:04d}",

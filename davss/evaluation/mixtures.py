@@ -81,12 +81,11 @@ def plan_mixtures(
     rows = []
     for count in config.num_speakers if given is None else [2]:
         for index in range(config.per_num_speakers if given is None else len(given)):
-            row: dict[str, Any] = {"key": f"{condition}-k{count}-{index:04d}"}
-            row |= {"condition": condition, "num_speakers": count}
-            name = (seed, count, index)
-            keys = None if given is None else given[index]
+            key = f"{condition}-k{count}-{index:04d}"
+            row: dict[str, Any] = {"key": key, "condition": condition, "num_speakers": count}
+            keys, name = None if given is None else given[index], (seed, count, index)
             row |= _plan_speech(speech, speakers, num_samples, count, config, name, keys)
-            row |= _plan_noise(noise, noises, num_samples, config, (seed, row["key"]))
+            row |= _plan_noise(noise, noises, num_samples, config, (seed, key))
             row |= {"seconds": num_samples / rate, "sample_rate": rate, "seed": seed}
             in_view = all(frames[key] > 0 for key in row["speech_keys"])
             row["pool"] = [IN_VIEW if in_view else OFF_SCREEN] * count
