@@ -119,7 +119,7 @@ def memory(count: int) -> None:
     print(f"peak memory: {peak():.0f} MB, of which {before:.0f} MB before, of imports")
 
 
-def loader(count: int, seconds: float, items: int = 1600) -> None:
+def loader(count: int, seconds: float, items: int = 3200) -> None:
     """Items that two loader workers make per second of their time, and memory of their own."""
     with TemporaryDirectory() as folder:
         root = Path(folder)
