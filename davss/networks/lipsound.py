@@ -4,7 +4,7 @@ A linear regression from half a second of eigenlips to the log-mel spectrum of t
 fitted to the training split. FiLM is pointwise in time: here it gets the time around a frame, and
 the network does not have to learn from scratch how mouths sound.
 
-V video frames, T samples, D = 2 × components + BANDS, X eigenlips features of a window.
+V video frames, T samples, D = 2 × components + BANDS, X eigenlips features of a context.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ class LipSound:
         inputs, products = np.zeros((size, size)), np.zeros((size, BANDS))
         totals, squares, num_frames = np.zeros(BANDS), np.zeros(BANDS), 0
         for mouth, audio in clips:
-            window, bands = _windows(eigenlips(mouth)), log_mel(audio, sample_rate)
-            num = min(len(window), len(bands))
-            window, bands = window[:num], bands[:num]
-            inputs += window.T @ window
-            products += window.T @ bands
+            context, bands = _contexts(eigenlips(mouth)), log_mel(audio, sample_rate)
+            num = min(len(context), len(bands))
+            context, bands = context[:num], bands[:num]
+            inputs += context.T @ context
+            products += context.T @ bands
             totals += bands.sum(axis=0)
             squares += (bands**2).sum(axis=0)
             num_frames += num
@@ -74,7 +74,7 @@ class LipSound:
     def __call__(self, mouth: np.ndarray) -> np.ndarray:
         """Features float32 (V, D) of mouth crops uint8 (V, 96, 96)."""
         features = self.eigenlips(mouth)
-        bands = _windows(features) @ self.weights.astype(np.float64)
+        bands = _contexts(features) @ self.weights.astype(np.float64)
         return np.concatenate([features, bands], axis=1).astype(np.float32)
 
     def batch(self, mouths: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -115,7 +115,7 @@ def log_mel(audio: np.ndarray, sample_rate: int) -> np.ndarray:
     return decibels.numpy()
 
 
-def _windows(features: np.ndarray) -> np.ndarray:
+def _contexts(features: np.ndarray) -> np.ndarray:
     """Features (V, 2C) → (V, X + 1): those of the frames around each, and a one."""
     padded = np.pad(features.astype(np.float64), ((CONTEXT, CONTEXT), (0, 0)), mode="edge")
     around = [padded[shift : shift + len(features)] for shift in range(2 * CONTEXT + 1)]

@@ -163,14 +163,6 @@ def normalise(w: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
     return w / total, h * total.mT
 
 
-def itakura_saito(power: Tensor, model: Tensor) -> Tensor:
-    """Divergence Σ P/V − ln(P/V) − 1 per item (…): power and model (…, F, N), positive. Up to a
-    constant, −ln p of the STFT under CN(0, V).
-    """
-    ratio = power / model
-    return (ratio - ratio.log() - 1).sum(dim=(-2, -1))
-
-
 def wiener(u: Tensor, sigma: Tensor, variance: Tensor, n_fft: int) -> Tensor:
     """Denoiser (B, T) of a source of STFT variance (B, F, N or 1): u (B, T), sigma (B,)."""
     gain = variance / (variance + sigma.to(u)[:, None, None].square())

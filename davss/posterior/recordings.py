@@ -20,7 +20,7 @@ NOTHING = 1e-3  # a window below this part of the level of the recording (−60 
 
 
 @dataclass(frozen=True)
-class Piece:
+class Excerpt:
     """One window of one item."""
 
     item: int
@@ -69,22 +69,22 @@ class Recordings:
         self.retries = torch.zeros(len(keys), dtype=torch.long)
         self.failures: list[list[tuple[int, str]]] = [[] for _ in keys]
 
-    def batches(self, wave: Sequence[int], batch_size: int) -> Iterator[list[Piece]]:
+    def batches(self, wave: Sequence[int], batch_size: int) -> Iterator[list[Excerpt]]:
         """The windows of a wave, in batches. Silent windows are done with at once: they are
         noise.
         """
-        pieces = []
+        excerpts = []
         for window in wave:
             for item in range(len(self.keys)):
-                piece = self._cut(item, window)
-                if piece.mixture.std().item() > NOTHING * self.levels[item]:
-                    pieces.append(piece)
+                excerpt = self._cut(item, window)
+                if excerpt.mixture.std().item() > NOTHING * self.levels[item]:
+                    excerpts.append(excerpt)
                 else:
-                    self._add_noise(piece)
-        for first in range(0, len(pieces), batch_size):
-            yield pieces[first : first + batch_size]
+                    self._add_noise(excerpt)
+        for first in range(0, len(excerpts), batch_size):
+            yield excerpts[first : first + batch_size]
 
-    def _cut(self, item: int, window: int) -> Piece:
+    def _cut(self, item: int, window: int) -> Excerpt:
         start, length = self.windows.starts[window], self.windows.length
         mixture = self.signal[item, start : start + length]
         key, lips = self.keys[item], None
@@ -96,39 +96,40 @@ class Recordings:
                 frames = torch.arange(start // self.grid, (start + length) // self.grid)
                 lips = lips[:, frames.clamp_max(lips.shape[1] - 1)]
         level = max(mixture.std().item(), QUIET * self.levels[item])
-        return Piece(item, window, key, mixture, lips, level)
+        return Excerpt(item, window, key, mixture, lips, level)
 
-    def _add_noise(self, piece: Piece) -> None:
-        assembly = self.assemblies[piece.item]
+    def _add_noise(self, excerpt: Excerpt) -> None:
+        assembly = self.assemblies[excerpt.item]
         sources = torch.zeros(*assembly.sum.shape[:-1], self.windows.length)
-        sources[-1] = piece.mixture
-        assembly.add(piece.window, sources)
+        sources[-1] = excerpt.mixture
+        assembly.add(excerpt.window, sources)
 
-    def known(self, pieces: Sequence[Piece]) -> tuple[Tensor, Tensor]:
+    def known(self, excerpts: Sequence[Excerpt]) -> tuple[Tensor, Tensor]:
         """What is known of the windows' sources (P, M, W), and where (P, W)."""
         known, settled = zip(
-            *(self.assemblies[piece.item].known(piece.window) for piece in pieces), strict=True
+            *(self.assemblies[excerpt.item].known(excerpt.window) for excerpt in excerpts),
+            strict=True,
         )
         return torch.stack(known), torch.stack(settled)
 
-    def add(self, pieces: Sequence[Piece], outcome: Outcome) -> None:
+    def add(self, excerpts: Sequence[Excerpt], outcome: Outcome) -> None:
         """Put the outcome of a batch in its place; a window that failed is noise."""
-        for index, piece in enumerate(pieces):
-            self.traces[piece.item].append((outcome.trace, index))
-            self.retries[piece.item] += index in outcome.retried
+        for index, excerpt in enumerate(excerpts):
+            self.traces[excerpt.item].append((outcome.trace, index))
+            self.retries[excerpt.item] += index in outcome.retried
             if index in outcome.failed:
-                self.failures[piece.item].append((piece.window, outcome.failed[index]))
-                self._add_noise(piece)
+                self.failures[excerpt.item].append((excerpt.window, outcome.failed[index]))
+                self._add_noise(excerpt)
                 continue
-            self.assemblies[piece.item].add(piece.window, outcome.sources[index])
+            self.assemblies[excerpt.item].add(excerpt.window, outcome.sources[index])
             if outcome.spread is not None:
-                self._add_spread(piece, outcome.spread[index])
+                self._add_spread(excerpt, outcome.spread[index])
 
-    def _add_spread(self, piece: Piece, spread: Tensor) -> None:
+    def _add_spread(self, excerpt: Excerpt, spread: Tensor) -> None:
         if not self.spreads:
             frames = self.windows.in_frames(hop_length(self.sample_rate))
             self.spreads = [Assembly(frames, tuple(spread.shape[:-1])) for _ in self.keys]
-        self.spreads[piece.item].add(piece.window, spread)
+        self.spreads[excerpt.item].add(excerpt.window, spread)
 
     def sources(self) -> Tensor:
         """All sources, (B, M, T)."""

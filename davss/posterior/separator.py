@@ -28,7 +28,7 @@ from davss.networks.cpu import keep_freed_memory
 from davss.networks.precision import resolve
 from davss.posterior.inputs import check_lips, check_mixture, count_speakers
 from davss.posterior.noise_models import GaussianNoise, NmfNoise
-from davss.posterior.recordings import Outcome, Piece, Recordings, at_rate
+from davss.posterior.recordings import Excerpt, Outcome, Recordings, at_rate
 from davss.posterior.sampling import evaluations, generator, gentler, sample
 from davss.posterior.spread import spread
 from davss.posterior.steps import SIGMA_DATA, Callback, Denoise
@@ -166,8 +166,8 @@ class Separator:
         work = self._recordings(signal, lips, keys, num_speakers)
         seen = lips.shape[1] if lips is not None else 0
         for wave in waves(len(work.windows), in_order=num_speakers - seen > 1):
-            for pieces in work.batches(wave, self.execution.batch_size):
-                work.add(pieces, self._separate(pieces, work, num_speakers, seed, callback))
+            for excerpts in work.batches(wave, self.execution.batch_size):
+                work.add(excerpts, self._separate(excerpts, work, num_speakers, seed, callback))
         found = self._finish(work, signal, mixture.shape[-1], sample_rate, offset)
         return found.to(given.device)
 
@@ -221,24 +221,24 @@ class Separator:
 
     def _separate(
         self,
-        pieces: Sequence[Piece],
+        excerpts: Sequence[Excerpt],
         work: Recordings,
         num_speakers: int,
         seed: int,
         callback: Callback | None,
     ) -> Outcome:
         """Sample windows together; those that diverge are sampled once more with half of zeta."""
-        known, settled = work.known(pieces)
+        known, settled = work.known(excerpts)
 
         def attempt(chosen: list[int], sampler: SamplerConfig, seed: int) -> tuple[Tensor, Trace]:
             trace = Trace(sampler.num_steps, callback)
-            some = [pieces[index] for index in chosen]
+            some = [excerpts[index] for index in chosen]
             drawn = self._draw(
                 some, known[chosen], settled[chosen], num_speakers, seed, sampler, trace
             )
             return drawn, trace
 
-        drawn, trace = attempt(list(range(len(pieces))), self.sampler, seed)
+        drawn, trace = attempt(list(range(len(excerpts))), self.sampler, seed)
         retried, steps = sorted(trace.diverged()), trace.tensors()
         failed: dict[int, str] = {}
         if retried:
@@ -256,7 +256,7 @@ class Separator:
 
     def _draw(
         self,
-        pieces: Sequence[Piece],
+        excerpts: Sequence[Excerpt],
         known: Tensor,
         settled: Tensor,
         num_speakers: int,
@@ -266,14 +266,14 @@ class Separator:
     ) -> Tensor:
         """All draws of windows that are sampled together, (S, P, M, W)."""
         num_sources = known.shape[1]
-        mixture = torch.stack([piece.mixture for piece in pieces]).to(self.device)
-        lips = [piece.lips for piece in pieces if piece.lips is not None]
+        mixture = torch.stack([excerpt.mixture for excerpt in excerpts]).to(self.device)
+        lips = [excerpt.lips for excerpt in excerpts if excerpt.lips is not None]
         seen = torch.stack(lips).to(self.device) if lips else None
-        levels = torch.tensor([piece.level for piece in pieces], device=self.device)[:, None]
+        levels = torch.tensor([excerpt.level for excerpt in excerpts], device=self.device)[:, None]
         scale = SIGMA_DATA * num_sources**0.5 / levels
         mixture = scale * mixture
         known, settled = scale[:, None] * known.to(self.device), settled.to(self.device)
-        generators = [generator(seed, piece.key) for piece in pieces]
+        generators = [generator(seed, excerpt.key) for excerpt in excerpts]
         one = changed(sampler, num_samples=1)
         denoisers = self.denoisers(mixture, seen, num_speakers, generators)
         draws = []
