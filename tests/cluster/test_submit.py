@@ -88,6 +88,8 @@ def environment(tmp_path_factory):
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "RAY_AUTH_MODE": "disabled",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": os.environ["RAY_worker_niceness"],  # noqa: SIM112
+        "WANDB_MODE": "disabled",
         "DAVSS_STORAGE": str(tmp_path_factory.mktemp("storage")),
         "DAVSS_NUM_WORKERS": "3",
     }
