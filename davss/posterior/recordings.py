@@ -1,11 +1,11 @@
 """The recordings of one separation: cut into windows, sampled in batches, put together again.
 
 Shapes: B batch · L speakers with lips · M sources · T samples · P windows sampled together ·
-W samples of a window · V video frames · D visual feature size · F bins · N frames.
+W samples of a window · V video frames · D visual feature size · F bins · N frames or steps.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -40,6 +40,32 @@ class Outcome:
     retried: set[int]
     failed: dict[int, str]
     spread: Tensor | None  # (P, M, F, N)
+
+
+@dataclass(frozen=True)
+class Separation:
+    """What a separator returns, on the mixture's device; a diverged item is silent and `errors`
+    says why.
+    """
+
+    speech: Tensor  # (B, K, T)
+    noise: Tensor  # (B, T)
+    trace: dict[str, Tensor]  # sigma (N,), likelihood (N, B), {prior,likelihood}_step (N, B, M),
+    # retries (B,): windows sampled again with half of zeta because they had diverged
+    errors: list[str | None]  # per item
+    warnings: list[list[str]]  # per item: windows of it that diverged, left in the noise
+    num_evaluations: int  # calls of each prior's network, for every window
+    spread: Tensor | None = None  # (B, M, F, N) with several draws, see davss.posterior.spread
+
+    def to(self, device: torch.device) -> "Separation":
+        """The same with every tensor on `device`."""
+        return replace(
+            self,
+            speech=self.speech.to(device),
+            noise=self.noise.to(device),
+            trace={name: values.to(device) for name, values in self.trace.items()},
+            spread=None if self.spread is None else self.spread.to(device),
+        )
 
 
 class Recordings:

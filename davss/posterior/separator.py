@@ -6,12 +6,11 @@ the scaling.
 
 Shapes: B batch · K speakers · L speakers with lips · M = K + 1 sources (K without a noise model) ·
 T samples · P windows sampled together · W samples of a window · V video frames · D visual feature
-size · N steps · F bins.
+size.
 """
 
 import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, TypeVar, cast, get_args
 
@@ -28,7 +27,7 @@ from davss.networks.cpu import keep_freed_memory
 from davss.networks.precision import resolve
 from davss.posterior.inputs import check_lips, check_mixture, count_speakers
 from davss.posterior.noise_models import GaussianNoise, NmfNoise
-from davss.posterior.recordings import Excerpt, Outcome, Recordings, at_rate
+from davss.posterior.recordings import Excerpt, Outcome, Recordings, Separation, at_rate
 from davss.posterior.sampling import evaluations, generator, gentler, sample
 from davss.posterior.spread import spread
 from davss.posterior.steps import SIGMA_DATA, Callback, Denoise
@@ -37,32 +36,6 @@ from davss.posterior.windows import Windows, conditioned, plan_windows, waves
 from davss.small import DEFAULT_NOISE, NOISE, SPEECH, folder_of
 
 Prior = TypeVar("Prior", SpeechPrior, NoisePrior)
-
-
-@dataclass(frozen=True)
-class Separation:
-    """What a separator returns, on the mixture's device; a diverged item is silent and `errors`
-    says why.
-    """
-
-    speech: Tensor  # (B, K, T)
-    noise: Tensor  # (B, T)
-    trace: dict[str, Tensor]  # sigma (N,), likelihood (N, B), {prior,likelihood}_step (N, B, M),
-    # retries (B,): windows sampled again with half of zeta because they had diverged
-    errors: list[str | None]  # per item
-    warnings: list[list[str]]  # per item: windows of it that diverged, left in the noise
-    num_evaluations: int  # calls of each prior's network, for every window
-    spread: Tensor | None = None  # (B, M, F, N) with several draws, see davss.posterior.spread
-
-    def to(self, device: torch.device) -> "Separation":
-        """The same with every tensor on `device`."""
-        return replace(
-            self,
-            speech=self.speech.to(device),
-            noise=self.noise.to(device),
-            trace={name: values.to(device) for name, values in self.trace.items()},
-            spread=None if self.spread is None else self.spread.to(device),
-        )
 
 
 class Separator:
