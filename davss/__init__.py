@@ -1,7 +1,7 @@
 """davss: diffusion-based unsupervised audio-visual speech separation in noise (DAVSS-NM, arXiv
 2509.14379).
 
-    separate = davss.Separator.small()  # with the priors that come with davss, or with others:
+    separate = davss.Separator.small()  # the packaged priors, or others:
     prior = davss.load_prior("data/priors/speech")
     separate = davss.Separator(prior, davss.load_prior("data/priors/wham"))
     separation = separate(mixture, lips, sample_rate=16000)

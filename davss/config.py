@@ -50,7 +50,7 @@ def _settings(cls: type[Settings]) -> type[Settings]:
 
 @_settings
 class SamplerConfig:
-    """What all samplers have in common, for signals of RMS 0.05 (docs/method.md §4, §5).
+    """Settings of all samplers, for signals of RMS 0.05 (docs/method.md §4, §5).
 
     `SamplerConfig(name=…, …)` makes the settings of that sampler, with what it has besides:
     `DpsConfig`, `DapsConfig` or `PseudoConfig`; DavssError names one that another sampler has.
@@ -329,7 +329,7 @@ class MixturesConfig:
 
 @_settings
 class SeparationConfig:
-    """How a separator computes; results do not depend on it, but for rounding."""
+    """How a separator computes; results depend on it by rounding only."""
 
     batch_size: Count = 4
     """mixtures, or windows of a long recording, at a time; more are faster and take more memory"""

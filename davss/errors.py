@@ -13,19 +13,19 @@ EXTRA = "install davss with its extra, as by `pip install '.[workflow]'` in its 
 
 
 class DavssError(Exception):
-    """Bad input or a missing piece: a sentence naming the file or key, and how to mend it.
+    """Bad input or a missing piece: a sentence naming the file or key, and how to fix it.
 
     Every other exception is a defect of davss and keeps its stack trace.
     """
 
 
 class StorageError(DavssError):
-    """A disk or bucket that takes or gives nothing just now: the fault of no single file."""
+    """A disk or bucket that cannot be read or written at present, whatever the file."""
 
 
 @contextmanager
 def ending_in_one_line() -> Iterator[None]:
-    """Exit with one line and status 2 for what the user can mend, with 130 on Ctrl-C.
+    """Exit with one line and status 2 for what the user can fix, with 130 on Ctrl-C.
 
     Output that nobody reads any more, as in `davss info PRIOR | head -1`, ends it with 141 and
     without a word, as in other programs. Characters that the terminal cannot show are escaped.
@@ -63,13 +63,13 @@ def ending_in_one_line() -> Iterator[None]:
 
 
 def _drop_stdout() -> None:
-    """Let nothing more be written there: Python flushes once more when it ends."""
+    """Discard what is left to write: Python flushes once more when it ends."""
     with suppress(OSError):  # it may be something in memory
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _stdout_is_read() -> bool:
-    """Whether standard output is anything but a pipe whose reader has gone."""
+    """Whether standard output is anything but a pipe that nobody reads any more."""
     try:
         out = sys.stdout.fileno()
     except OSError:  # replaced by something in memory

@@ -1,4 +1,4 @@
-"""`davss separate` behind its flags: files in, files out.
+"""The work of `davss separate`: files in, files out.
 
 Shapes: L speakers with lips · K speakers · T samples · V video frames · D visual feature size.
 """
@@ -44,7 +44,7 @@ def separate_file(
 
     With several draws `spread.npz` says how far they differ: standard deviations (F, N) for every
     source, see davss/posterior/spread.py.
-    `channel` of several is taken, from 0 on, in place of their mean.
+    `channel`, from 0 on, is separated in place of the mean of all.
     `visual_encoder` is the checkpoint of BRAVEn, for a speech prior whose lips are its features.
     Everything is checked before the sampler starts, and no file is written unless it succeeds.
     Raises DavssError naming the file or flag that is wrong.
@@ -115,7 +115,7 @@ def about_priors(
     *,
     with_lips: bool,
 ) -> list[str]:
-    """Which priors are used, and where the recording has more than they know."""
+    """Which priors are used, and what of the recording they do not cover."""
     origin = f", packaged with davss {__version__}"
     speech, noise = (
         f"{prior}{origin if is_packaged(prior) else ''}" for prior in (speech_prior, noise_prior)
@@ -136,14 +136,14 @@ def about_priors(
 
 def set_threads() -> None:
     """As many threads as this process may use cores: torch counts those of the host, of which a
-    container has few. OMP_NUM_THREADS is left to say otherwise.
+    container has few. OMP_NUM_THREADS takes precedence.
     """
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(len(os.sched_getaffinity(0)))
 
 
 def check_device(device: str | None) -> None:
-    """Raise DavssError unless torch can compute there; None is always possible."""
+    """Raise DavssError unless torch can compute there; None is always allowed."""
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -154,7 +154,7 @@ def check_device(device: str | None) -> None:
 def load_pair(
     speech_prior: Path, noise_prior: Path | NoiseModel
 ) -> tuple[SpeechPrior, NoisePrior | NoiseModel]:
-    """Both priors, each of the right kind; a noise model that is not trained is its name."""
+    """Both priors, each of the right kind; an untrained noise model is represented by its name."""
     speech = load_prior(speech_prior)
     noise = load_prior(noise_prior) if isinstance(noise_prior, Path) else noise_prior
     if not isinstance(speech, SpeechPrior):

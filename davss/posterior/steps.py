@@ -37,7 +37,7 @@ Callback = Callable[[Step], None]
 
 
 class Watch:
-    """Tells the callback of every step of a draw; without one it computes nothing."""
+    """Reports every step of a draw to the callback; without one it computes nothing."""
 
     def __init__(self, mixture: Tensor, compression: float, callback: Callback | None) -> None:
         self.mixture, self.compression, self.callback = mixture, compression, callback

@@ -1,7 +1,7 @@
-"""The priors that come with davss: `davss.load_prior("small-speech")` and the like.
+"""The packaged priors: `davss.load_prior("small-speech")` and the like.
 
 Each is a directory of the ordinary format beside this file, described in MODEL_CARD.md; they are
-made by `python -m pipelines.ship`, and nothing of them is read before one is asked for.
+made by `python -m pipelines.ship`, and none is read before it is asked for.
 """
 
 from pathlib import Path

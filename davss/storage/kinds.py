@@ -1,4 +1,4 @@
-"""What a file is that is not what it should be, told by its first bytes."""
+"""What an unexpected file is, judged by its first bytes."""
 
 import zipfile
 from pathlib import Path
@@ -32,7 +32,7 @@ _STARTS = [
 
 
 def kind_of(path: Path) -> str | None:
-    """What lies at `path`, in words that may say what to do; None if its bytes do not tell."""
+    """What the file at `path` is, perhaps with what to do; None if its bytes do not say."""
     if path.is_dir():
         return "a folder"
     with open(path, "rb") as stream:
