@@ -22,7 +22,7 @@ CONF = Path(__file__).parent / "conf"
 
 NoiseCorpus = Literal["wham", "dns"]
 SECTIONS: dict[str, Any] = {
-    "profile": Literal["demo", "paper", "small"],
+    "profile": Literal["demo", "paper", "small", "small16"],
     "seed": int,
     "noise_priors": list[NoiseCorpus],
     "noise_models": list[Literal[NoiseCorpus, config.NoiseModel]],
@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Compose, validate, and write or compare params.yaml."""
     parser = argparse.ArgumentParser(prog="pipelines.compose", description=__doc__)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
-    parser.add_argument("--profile", default="demo", help="demo (default), paper or small")
+    parser.add_argument("--profile", default="demo", help="demo (default), paper, small or small16")
     parser.add_argument(
         "--params", type=Path, default=Path("params.yaml"), help="the file to write"
     )

@@ -26,13 +26,13 @@ def test_params_yaml_is_the_composed_demo():
 def test_composition_is_that_of_dvc(tmp_path):
     from dvc.utils.hydra import compose_and_dump
 
-    for profile in ("demo", "paper", "small"):
+    for profile in ("demo", "paper", "small", "small16"):
         out = tmp_path / f"{profile}.yaml"
         compose_and_dump(out, str(CONF), None, "config", "", [f"profile={profile}"])
         assert out.read_text() == compose(profile)
 
 
-@pytest.mark.parametrize("profile", ["demo", "paper", "small"])
+@pytest.mark.parametrize("profile", ["demo", "paper", "small", "small16"])
 def test_every_section_parses(profile):
     params = composed(profile)
     validate(params)
@@ -80,7 +80,7 @@ def test_the_demo_names_every_key_of_every_section():
         assert _keys(full) == _keys(params[section]), section
 
 
-@pytest.mark.parametrize("profile", ["demo", "paper", "small"])
+@pytest.mark.parametrize("profile", ["demo", "paper", "small", "small16"])
 def test_overrides_reach_both_profiles(profile):
     params = composed(profile, "sampler.zeta=0.7", "noise_priors=[dns]")
     assert params["sampler"]["zeta"] == 0.7
