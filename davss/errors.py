@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-EXTRA = "install davss with its extra, as by `pip install '.[workflow]'` in its folder"
+EXTRA = "install davss with its extra: `pip install '.[workflow]'` in the clone"
 
 
 class DavssError(Exception):
