@@ -55,7 +55,7 @@ def read(folder: Path, name: str) -> SpeechPrior | NoisePrior:
     if not (folder / "config.json").is_file():
         raise DavssError(f"{folder}: no trained prior there; make it with `dvc repro` first")
     prior = load_prior(folder.resolve())
-    wanted = SpeechPrior.kind if name == small.SPEECH else NoisePrior.kind
+    wanted = SpeechPrior.kind if name in (small.SPEECH, small.SPEECH_16) else NoisePrior.kind
     if prior.kind != wanted:
         raise DavssError(f"{folder}: a {prior.kind} prior; {name} must be a {wanted} prior")
     if isinstance(prior, SpeechPrior) and isinstance(prior.visual_encoder, BravenLips):

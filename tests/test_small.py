@@ -133,6 +133,7 @@ def test_the_preset_follows_the_speech_prior(folder, monkeypatch):
         ("--noise-prior nmf", "small"),
         ("--preset paper", "paper"),
         ("--speech-prior other", "fast"),
+        ("--speech-prior small16-speech", "small16"),
     ):
         main(f"separate mix.wav --out out {flags}".split())
         assert received["sampler"] == PRESETS[preset]
@@ -274,6 +275,7 @@ def test_the_real_ones_fit_each_other(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for noise in (small.NOISE, small.NOISE_DNS):
         davss.Separator.small("cpu", noise=noise)
+    davss.Separator(davss.load_prior(small.SPEECH_16), davss.load_prior(small.NOISE_16))
 
 
 @needs_weights

@@ -27,7 +27,7 @@ NOISE_HELP = f"directory of a prior, a packaged one ({small.NOISE}, "
 NOISE_HELP += f"{small.NOISE_DNS}), or an untrained model: nmf, fitted to each mixture, "
 NOISE_HELP += "gaussian, stationary, or none, which takes everything for speech"
 
-DEFAULT_PRESET, PACKAGED_PRESET = "fast", "small"
+DEFAULT_PRESET = "fast"
 
 Settings = TypeVar("Settings")
 
@@ -91,7 +91,7 @@ def add_sampler(command: argparse.ArgumentParser) -> None:
         "sampler",
         "A preset and changes to it; the value of each preset is in brackets.",
     )
-    text = f"preset to start from (default: {PACKAGED_PRESET} with the packaged speech prior, "
+    text = "preset to start from (default: that of the packaged speech prior, such as small, "
     group.add_argument("--preset", choices=PRESETS, help=f"{text}else {DEFAULT_PRESET})")
     values = {name: to_dict(preset) for name, preset in PRESETS.items()}
     for name, classes in sampler_settings_by_name().items():
@@ -142,8 +142,9 @@ def given(arguments: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]
 def sampler_settings(arguments: argparse.Namespace) -> SamplerConfig:
     """The preset, changed as the flags say; raises DavssError naming the flag at fault."""
     changes = given(arguments, sampler_settings_by_name())
-    packaged = arguments.speech_prior and small.is_packaged(arguments.speech_prior)
-    preset = arguments.preset or (PACKAGED_PRESET if packaged else DEFAULT_PRESET)
+    prior = arguments.speech_prior
+    packaged = prior and small.is_packaged(prior)
+    preset = arguments.preset or (small.preset_of(prior) if packaged else DEFAULT_PRESET)
     values = to_dict(PRESETS[preset])
     known = names_of(SAMPLERS[changes.get("name", values["name"])])
     return parse_flags(

@@ -10,7 +10,8 @@ from davss.errors import DavssError
 
 FOLDER = Path(__file__).parent
 SPEECH, NOISE, NOISE_DNS = "small-speech", "small-noise", "small-noise-dns"
-NAMES = (SPEECH, NOISE, NOISE_DNS)
+SPEECH_16, NOISE_16 = "small16-speech", "small16-noise"
+NAMES = (SPEECH, NOISE, NOISE_DNS, SPEECH_16, NOISE_16)
 # What small-speech is paired with unless told otherwise: whatever separates strangers best.
 DEFAULT_NOISE = "gaussian"
 MAX_MEGABYTES = 12.0  # of all of them together, so that the wheel stays small
@@ -19,6 +20,11 @@ MAX_MEGABYTES = 12.0  # of all of them together, so that the wheel stays small
 def is_packaged(prior: str | Path) -> bool:
     """Whether `prior` means a packaged one: its name, unless a directory here bears the name."""
     return str(prior) in NAMES and not Path(prior).is_dir()
+
+
+def preset_of(name: str | Path) -> str:
+    """The sampler's preset that a packaged prior was tried with."""
+    return str(name).partition("-")[0]
 
 
 def folder_of(name: str) -> Path:
