@@ -25,7 +25,7 @@ import numpy as np
 import pandas
 import torch
 import yaml
-from scipy import stats
+from scipy import signal, stats
 
 from davss import PRESETS, Separator, load_prior
 from davss.config import NoiseModel
@@ -33,6 +33,7 @@ from davss.evaluation.metrics import si_sdr
 from davss.media.audio import read_audio
 
 RATE, SECONDS = 16_000, 2.8
+HIGH_PASS = 80.0  # Hz: two thirds of the power of some recordings of voices is rumble
 LIST = Path(__file__).with_suffix(".csv")
 HEARD = ("recording", "scene", "nothing")
 
@@ -45,21 +46,29 @@ def recording(path: Path) -> np.ndarray:
 
 
 def stretch(folder: Path, name: str, start: int) -> torch.Tensor:
-    """The part (T,) of a recording that the list asks for, at unit level."""
+    """The part (T,) of a recording that the list asks for."""
     path = next(iter(sorted(folder.rglob(name))), None)
     if path is None:
         sys.exit(f"{folder}: holds no {name}, of which the list has a stretch")
     cut = torch.from_numpy(recording(path)[start : start + round(SECONDS * RATE)].copy()).float()
-    return (cut - cut.mean()) / cut.std()
+    return cut
 
 
 def render(row: Any, speech: Path, noise: Path, snr_db: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Voices (K, T), equally loud, and the mixture (T,)."""
     pairs = [(row.speech_1, row.start_1), (row.speech_2, row.start_2)][: row.num_speakers]
-    voices = torch.stack([stretch(speech, name, int(start)) for name, start in pairs])
+    voices = torch.stack([voice(stretch(speech, name, int(start))) for name, start in pairs])
     clean = voices.sum(dim=0)
     level = clean.std() * 10 ** (-snr_db / 20)
-    return voices, clean + level * stretch(noise, row.noise, row.start)
+    sound = stretch(noise, row.noise, row.start)
+    return voices, clean + level * (sound - sound.mean()) / sound.std()
+
+
+def voice(cut: torch.Tensor) -> torch.Tensor:
+    """A voice (T,) without rumble, at unit level."""
+    low_cut = signal.butter(4, HIGH_PASS, "highpass", fs=RATE, output="sos")
+    clear = torch.from_numpy(signal.sosfiltfilt(low_cut, cut.double().numpy()).copy()).float()
+    return clear / clear.std()
 
 
 def separator(text: str, speech_prior: str, preset: str) -> Separator:

@@ -1,5 +1,8 @@
 """The benchmark's command runs, and its two samplers agree."""
 
+import torch
+
+from benchmarks import strangers
 from benchmarks.sampler import main
 
 
@@ -12,3 +15,10 @@ def test_the_samplers_of_the_benchmark_agree(capsys):
     assert header.count("|") == rule.count("|") == rows[0].count("|")
     assert all(float(row[-2]) > 0 and float(row[-1]) < 1e-4 for row in cells)
     assert "GFLOP/s; davss reaches" in peak and peak.endswith("nf 8.")
+
+
+def test_voices_of_strangers_are_without_rumble():
+    time = torch.arange(strangers.RATE) / strangers.RATE
+    tone, rumble = (torch.sin(2 * torch.pi * f * time) for f in (300, 16))
+    found = strangers.voice(tone + 3 * rumble)
+    assert (found - tone / tone.std())[1000:-1000].abs().max() < 0.02
