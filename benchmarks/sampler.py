@@ -71,9 +71,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     for num_speakers in arguments.speakers:
         for sampler in plan_samplers(arguments):
             task = Task(arguments.nf, arguments.seconds, num_speakers, sampler)
-            row = compare(task, arguments, pools, passes)
-            print(row.text(), flush=True)
-            reached.append(row.gflops)
+            row, gflops = compare(task, arguments, pools, passes)
+            print(row, flush=True)
+            reached.append(gflops)
     peak = pools[1].apply(measure_peak, (arguments,))
     for pool in pools:
         pool.terminate()
@@ -99,35 +99,12 @@ class Task:
     sampler: SamplerConfig
 
 
-@dataclass(frozen=True)
-class Row:
-    """One row of the table; seconds are per step and mixture."""
-
-    task: Task
-    reference: float
-    mixture: float
-    of_set: float
-    daps: float
-    gflops: float
-    difference: float
-
-    def text(self) -> str:
-        """In Markdown."""
-        sampler = self.task.sampler
-        return (
-            f"| {self.task.num_speakers} | {sampler.guidance_weight:g} "
-            f"| {self.reference:.3f} | {self.mixture:.3f} | {self.reference / self.mixture:.2f} "
-            f"| {self.of_set:.3f} | {self.reference / self.of_set:.2f} "
-            f"| {self.daps:.3f} | {self.reference / self.daps:.2f} "
-            f"| {self.gflops:.1f} | {self.difference:.1e} |"
-        )
-
-
 def compare(
     task: Task, arguments: argparse.Namespace, pools: Sequence[Pool], passes: Sequence[PassFlops]
-) -> Row:
-    """Time the reference, davss with one mixture, and with a set, in their pools of processes;
-    `passes` are those of the speech and the noise prior.
+) -> tuple[str, float]:
+    """Time the reference, davss with one mixture, and with a set, in their pools of processes: a
+    row of the table, seconds per step and mixture, and GFLOP/s of davss with one mixture. `passes`
+    are those of the speech and the noise prior.
     """
 
     def of_set() -> float:
@@ -152,7 +129,10 @@ def compare(
     separator = Separator(*make_priors(task.nf), task.sampler, device="cpu")
     flops = count_evaluations(separator, task.num_speakers).flops(*passes) / steps
     set_of = min(r[3] for r in rounds[1:]) / steps / size
-    return Row(task, reference, mixture, set_of, daps, flops / mixture / 1e9, difference)
+    gflops = flops / mixture / 1e9
+    times = " | ".join(f"{s:.3f} | {reference / s:.2f}" for s in (mixture, set_of, daps))
+    row = f"| {task.num_speakers} | {task.sampler.guidance_weight:g} | {reference:.3f} | {times} "
+    return row + f"| {gflops:.1f} | {difference:.1e} |", gflops
 
 
 def without_gradient(task: Task) -> Task:

@@ -1,6 +1,6 @@
-"""Speed of training: the step against a plain loop, by switch, with two workers; loader; memory.
+"""Speed of training: the step against a plain loop, by switch, with two workers; loader.
 
-    python -m benchmarks.training [step] [loader] [memory] [switches] [workers] [--rounds 6]
+    python -m benchmarks.training [step] [loader] [switches] [workers] [--rounds 6]
 
 The rows go to docs/benchmarks.md. The plain loop is what the repositories of this method's lineage
 do, written out: float32, default memory layout, the network layer by layer, whole clips decoded and
@@ -24,29 +24,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 import webdataset
 from torch import distributed, nn
 
 from benchmarks.drawn import as_drawn
+from benchmarks.shards import write
 from davss.config import DiffusionConfig, NetworkConfig, TrainingConfig
 from davss.diffusion.prior import NoisePrior, PriorInfo
 from davss.networks.cpu import keep_freed_memory
 from davss.shards.contract import decode, encode
 from davss.shards.loader import Batch, Shard, training_loader
-from davss.shards.members import places_of
 from davss.storage import LocalStore
 from davss.training.checkpoint import TrainingState
 from davss.training.ema import Ema
 from davss.training.job import Worker
 from davss.training.loop import Objective, step
 
-PARTS = ("step", "loader", "memory", "switches", "workers")
+PARTS = ("step", "loader", "switches", "workers")
 RATE, SECONDS, CROP, CLIPS = 16_000, 8.0, 64_000, 64
 DIFFUSION = DiffusionConfig(sigma_min=1e-4, sigma_max=1.0)
 SMALL = NetworkConfig(nf=16, n_fft=254, fourier_scale=2.0)
-TINY = NetworkConfig(nf=8, ch_mult=(1, 1), n_fft=126, hop_length=64)
 DEFAULT = TrainingConfig(global_batch_size=4)
 SWITCHES = {
     "default": DEFAULT,
@@ -59,16 +57,13 @@ SWITCHES = {
 
 def write_shard(path: Path) -> Shard:
     """Clips of noise with a falling spectrum, as compressible as speech or less."""
-    rng, places = np.random.default_rng(0), []
-    with webdataset.TarWriter(str(path), encoder=False, mtime=0) as writer:
-        for number in range(CLIPS):
-            white = rng.standard_normal(int(RATE * SECONDS))
-            audio = np.convolve(white, 0.9 ** np.arange(40), "same") * 0.02
-            meta = {"split": "train", "speaker": "s", "source": "s", "sample_rate": RATE}
-            sample = encode(f"clip-{number:03d}", audio.clip(-1, 1), None, meta)
-            places.append(list(places_of(sample, writer.tarstream.offset).values()))
-            writer.write(sample)
-    return Shard(LocalStore(path.parent), path.name, np.array(places))
+    rng, samples = np.random.default_rng(0), []
+    for number in range(CLIPS):
+        white = rng.standard_normal(int(RATE * SECONDS))
+        audio = np.convolve(white, 0.9 ** np.arange(40), "same") * 0.02
+        meta = {"split": "train", "speaker": "s", "source": "s", "sample_rate": RATE}
+        samples.append(encode(f"clip-{number:03d}", audio.clip(-1, 1), None, meta))
+    return Shard(LocalStore(path.parent), path.name, write(samples, path))
 
 
 def loader(shard: Shard, crop: int, batch: int, workers: int = 0) -> Iterator[Batch]:
@@ -127,11 +122,11 @@ def plain_steps(shard: Shard, crop: int, batch: int) -> Iterator[float]:
 
 
 def davss_steps(
-    batches: Iterator[Batch], network: NetworkConfig, config: TrainingConfig, worker: Worker
+    batches: Iterator[Batch], config: TrainingConfig, worker: Worker
 ) -> Iterator[float]:
     """The steps of davss; yields the seconds that each one waited for its batch."""
     torch.manual_seed(0)
-    prior = NoisePrior(PriorInfo(RATE, network, DIFFUSION)).train()
+    prior = NoisePrior(PriorInfo(RATE, SMALL, DIFFUSION)).train()
     if config.channels_last:
         prior = prior.to(memory_format=torch.channels_last)
     optimiser = torch.optim.Adam(prior.parameters(), fused=config.fused_optimiser)
@@ -154,7 +149,7 @@ def fed_from_shards(shard: Shard, crop: int, batch: int) -> Iterator[float]:
     """The loop of davss with its loader."""
     keep_freed_memory()
     batches = loader(shard, crop, batch, workers=1)
-    return davss_steps(batches, SMALL, TrainingConfig(global_batch_size=batch), Worker())
+    return davss_steps(batches, TrainingConfig(global_batch_size=batch), Worker())
 
 
 def fed_with_noise(
@@ -174,7 +169,7 @@ def fed_with_noise(
     uniforms = torch.rand(size, 3, dtype=torch.float64)
     has_lips = torch.zeros(size, dtype=torch.bool)
     batch = Batch(audio, None, has_lips, ["clip"] * size, noise, uniforms)
-    return davss_steps(repeat(batch), SMALL, config, worker)
+    return davss_steps(repeat(batch), config, worker)
 
 
 running: Iterator[float]  # the loop of this process
@@ -252,20 +247,6 @@ def measure_workers(meeting: Path, rounds: int, crop: int = 32_000) -> None:
     print(f"| 2 workers, one thread each | {two:.3f} s/step | {one / two:.2f} × |")
 
 
-def measure_memory(shard: Shard, count: int = 2000) -> None:
-    """Resident memory of the process at 500 steps and at the end."""
-    config = TrainingConfig(global_batch_size=2)
-    steps = davss_steps(loader(shard, 1600, 2), TINY, config, Worker())
-    sizes = []
-    for number in range(1, count + 1):
-        next(steps)
-        if number in (500, count):
-            sizes.append(psutil.Process().memory_info().rss / 2**20)
-    print(
-        f"| memory after 500 and {count} steps, tiny network | {sizes[0]:.1f}, {sizes[1]:.1f} MiB |"
-    )
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the rows of the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
@@ -286,8 +267,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             measure_switches(arguments.rounds)
         if "workers" in parts:
             measure_workers(Path(folder) / "meeting", arguments.rounds)
-        if "memory" in parts:
-            measure_memory(shard)
 
 
 if __name__ == "__main__":
