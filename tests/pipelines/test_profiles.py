@@ -82,8 +82,8 @@ def test_the_demo_names_every_key_of_every_section():
 
 @pytest.mark.parametrize("profile", ["demo", "paper", "small", "small16"])
 def test_overrides_reach_both_profiles(profile):
-    params = composed(profile, "sampler.zeta=0.7", "noise_priors=[dns]")
-    assert params["sampler"]["zeta"] == 0.7
+    params = composed(profile, "sampler.guidance_weight=0.7", "noise_priors=[dns]")
+    assert params["sampler"]["guidance_weight"] == 0.7
     assert params["noise_priors"] == ["dns"]
 
 
@@ -97,7 +97,7 @@ def test_an_override_of_no_key_names_it(override):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("sampler.zeta=high", "key 'sampler.zeta' = 'high'"),
+        ("sampler.rho=high", "key 'sampler.rho' = 'high'"),
         ("+sampler.zetta=1", "unknown key 'sampler.zetta'"),
         ("+extra=1", "unknown key 'extra'"),
         ("noise_priors=[wam]", "key 'noise_priors.0' = 'wam'"),
@@ -118,8 +118,8 @@ def test_compose_writes_and_checks(tmp_path):
     assert yaml.safe_load(params.read_text())["sampler"]["zeta"] == 0.7
     with pytest.raises(DavssError, match="make params"):
         main(["--params", str(params), "--check"])
-    with pytest.raises(DavssError, match=r"sampler\.zeta"):
-        main(["--params", str(params), "sampler.zeta=high"])
+    with pytest.raises(DavssError, match=r"sampler\.rho"):
+        main(["--params", str(params), "sampler.rho=high"])
     assert "profile: paper" in params.read_text(), "nothing is written on an error"
     assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
 
@@ -127,11 +127,11 @@ def test_compose_writes_and_checks(tmp_path):
 def test_a_stage_checks_the_whole_params_file(tmp_path):
     """A slip in a section that the stage does not read stops it all the same."""
     params = tmp_path / "params.yaml"
-    params.write_text(compose("demo").replace("zeta: 0.5", "zeta: high"))
+    params.write_text(compose("demo", ["sampler.rho=high"]))
     command = [sys.executable, "-m", "pipelines.shards", "wham", "--params", str(params)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith(f"error: {params}: key 'sampler.zeta' = 'high'")
+    assert done.stderr.splitlines()[-1].startswith(f"error: {params}: key 'sampler.rho' = 'high'")
     assert "Traceback" not in done.stderr
 
 
