@@ -1,11 +1,11 @@
 """Calibration of every sampler against exact posterior samples of three stationary Gaussian
 sources, whose denoisers and posterior are known in closed form (tests/posterior/oracle.py).
 
-    python -m benchmarks.oracle [--steps 200] [--mixtures 8] [--seed 1] [--out docs/oracle.md]
+    python -m benchmarks.oracle [--steps 200] [--mixtures 8] [--seed 1]
 
 A calibrated sampler has the SI-SDR of an exact posterior sample, no more and no less, the sources'
-true levels, and adds up to the mixture. The table goes to standard output (and to --out), progress
-to standard error.
+true levels, and adds up to the mixture. The table goes to standard output, progress to standard
+error.
 
 Shapes: B mixtures · 3 sources · T samples.
 """
@@ -13,7 +13,6 @@ Shapes: B mixtures · 3 sources · T samples.
 import argparse
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -78,15 +77,10 @@ def main() -> None:
     parser.add_argument("--mixtures", type=int, default=8, help="of 8000 samples (default: 8)")
     parser.add_argument("--seed", type=int, default=1, help="of the mixtures (default: 1)")
     parser.add_argument("--rows", default="", help="only those whose name begins like this")
-    parser.add_argument("--out", type=Path, help="write the table to this file besides")
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # one core, so that the seconds compare
-    lines = []
     for line in table(arguments.steps, arguments.mixtures, arguments.seed, arguments.rows):
         print(line, flush=True)
-        lines.append(line)
-    if arguments.out:
-        arguments.out.write_text("\n".join(lines) + "\n")
 
 
 def table(steps: int, mixtures: int, seed: int, beginning: str = "") -> Iterable[str]:

@@ -47,25 +47,23 @@ from davss.shards.members import PLACES, places_of, read_sample
 from davss.shards.plan import ClipTable, plan_shards
 
 RATE, DIM, REPEATS, CLIPS_PER_SHARD = 16_000, 1024, 5, 900
+DEFAULT_CLIPS = {"speed": 256, "memory": 1_100_000, "loader": 1_100_000, "braven": 4}
 
 
 def main(argv: list[str] | None = None) -> None:
     """Print one line for each number."""
     parser = argparse.ArgumentParser(prog="benchmarks.shards", description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=["speed", "memory", "loader", "braven"])
-    parser.add_argument(
-        "--clips", type=int, help="default: 256; memory, loader: 1,100,000; braven: 4"
-    )
+    parser.add_argument("what", choices=DEFAULT_CLIPS)
+    parser.add_argument("--clips", type=int, help=f"default: {DEFAULT_CLIPS}")
     parser.add_argument("--seconds", type=float, default=8.0, help="length of a clip")
     arguments = parser.parse_args(argv)
+    count = arguments.clips or DEFAULT_CLIPS[arguments.what]
     if arguments.what == "memory":
-        memory(arguments.clips or 1_100_000)
-    elif arguments.what == "loader":
-        loader(arguments.clips or 1_100_000, arguments.seconds)
-    elif arguments.what == "braven":
-        braven(arguments.clips or 4, arguments.seconds)
+        memory(count)
     else:
-        speed(arguments.clips or 256, arguments.seconds)
+        {"speed": speed, "loader": loader, "braven": braven}[arguments.what](
+            count, arguments.seconds
+        )
 
 
 def speed(count: int, seconds: float) -> None:
