@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 
 EXTRA = "install davss with its extra: `pip install '.[workflow]'` in the clone"
 
@@ -21,6 +22,13 @@ class DavssError(Exception):
 
 class StorageError(DavssError):
     """A disk or bucket that cannot be read or written at present, whatever the file."""
+
+
+def require_packages(*names: str) -> None:
+    """End the program with one line unless these packages of the extra are installed."""
+    for name in names:
+        if find_spec(name) is None:
+            sys.exit(f"error: this needs the Python package {name}; {EXTRA}")
 
 
 @contextmanager

@@ -6,7 +6,9 @@ import os
 import sys
 from collections.abc import Callable
 
-from davss.errors import DavssError, ending_in_one_line
+from davss.errors import DavssError, ending_in_one_line, require_packages
+
+require_packages("pandas", "ray")
 
 
 def run(main: Callable[[], None], *, reads_params: bool = True) -> None:

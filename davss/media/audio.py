@@ -154,7 +154,8 @@ def _read_soundfile(path: Path, claimed: int, left: int) -> Sound | None:
         if start == b"OggS":
             samples, rate, promised = _read_ogg(path.read_bytes())
         else:
-            with soundfile.SoundFile(path) as sound:
+            source = (headers.joined(path) if start == b"RIFF" else None) or path
+            with soundfile.SoundFile(source) as sound:
                 samples = sound.read(len(sound), dtype="float32", always_2d=True).T
                 rate, promised = int(sound.samplerate), len(sound)
     except (soundfile.LibsndfileError, RuntimeError, ValueError, MemoryError):

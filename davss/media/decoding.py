@@ -15,6 +15,7 @@ from av.stream import Disposition
 
 from davss.errors import DavssError
 from davss.media import headers
+from davss.storage.kinds import kind_of
 
 # What may be opened: no play lists, which would lead to other files and servers.
 FORMATS = (
@@ -65,10 +66,18 @@ def open_container(path: Path, **options: str) -> Iterator[Any]:
         try:
             container = av.open(file, options=options)
         except BROKEN:
-            why = WITHOUT_INDEX if headers.breaks_off(path) else UNREADABLE
-            raise DavssError(f"{path}: {why}") from None
+            raise DavssError(f"{path}: {_why_unreadable(path)}") from None
         with container:
             yield container
+
+
+def _why_unreadable(path: Path) -> str:
+    kind = kind_of(path) or "a recording"
+    if headers.breaks_off(path):
+        return WITHOUT_INDEX
+    if kind.endswith(("recording", "video")):
+        return UNREADABLE
+    return kind if ";" in kind else f"{kind}, not a recording that can be read; give another file"
 
 
 def find_stream(container: Any, kind: str, path: Path) -> Any:

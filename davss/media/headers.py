@@ -4,6 +4,9 @@ that crashed does not know, and how long files of other kinds are.
 
 from __future__ import annotations
 
+import io
+import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -26,15 +29,41 @@ def claimed_sound(path: Path) -> tuple[int, int] | None:
         if start[:4] not in (b"RIFF", b"RF64", b"BW64") or start[8:] != b"WAVE":
             return 0, 0
         claim, left, block = _data(file, size)
-        if 2 * claim < left:
+        if 2 * claim < left or (left - claim > HEADER and not _is_tag(file, size - left + claim)):
             file.seek(size - left + claim + claim % 2)
             if not _more_chunks(file, size):
-                return None  # most of the sound came after the header was last written
-    riff, blocks = start[:4] == b"RIFF", (claim // block, left // block)
-    if claim > left:
-        return None if riff and _unknown(claim) else blocks
-    # longer than the header can say
-    return None if riff and (left - claim) >> 32 else blocks
+                return None  # sound came after the header was last written
+    if claim > left and _unknown(claim):
+        return None
+    if start[:4] == b"RIFF" and left - claim >= 1 << 32:  # longer than the header can say
+        return None
+    return claim // block, left // block
+
+
+def joined(path: Path) -> io.BytesIO | None:
+    """Several chunks of sound of one format, or several wav files in one, as a wav file of a single
+    chunk; None for a file with one.
+    """
+    formats, parts, size = set(), [], path.stat().st_size
+    with open(path, "rb") as file:
+        for name, start, length in _chunks(file, size):
+            file.seek(start)
+            if name == b"fmt ":
+                formats.add(file.read(min(length, HEADER)))
+            elif name == b"data" and length:
+                parts.append((start, length))
+        if len(parts) < 2 or len(formats) != 1:
+            return None
+        sound = io.BytesIO()
+        for kind in formats:
+            sound.write(b"RIFF\xff\xff\xff\xffWAVEfmt " + struct.pack("<I", len(kind)) + kind)
+        total = sum(min(length, size - start) for start, length in parts)
+        sound.write(b"data" + struct.pack("<I", total))
+        for start, length in parts:
+            file.seek(start)
+            sound.write(file.read(length))
+    sound.seek(0)
+    return sound
 
 
 def _data(file: BinaryIO, size: int) -> tuple[int, int, int]:
@@ -56,6 +85,29 @@ def _data(file: BinaryIO, size: int) -> tuple[int, int, int]:
 
 def _unknown(claim: int) -> bool:
     return any(0 <= mark - claim <= HEADER for mark in PLACEHOLDERS)
+
+
+def _chunks(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int, int]]:
+    """Name, place and length in bytes of all chunks, also of a wav file after the first."""
+    at = 0
+    while at + 8 <= size:
+        file.seek(at)
+        header = file.read(12)
+        if header[:4] == b"RIFF" and header[8:] == b"WAVE":
+            at += 12
+            continue
+        if not header[:4].isascii() or not header[:4].decode().isprintable():
+            return
+        length = int.from_bytes(header[4:8], "little")
+        yield header[:4], at + 8, length
+        at += 8 + length + length % 2
+
+
+def _is_tag(file: BinaryIO, at: int) -> bool:
+    """Whether text begins there: a tag, or a chunk out of place."""
+    file.seek(at)
+    start = file.read(4).lstrip(b"\0")[:3]
+    return len(start) == 3 and start.isascii() and start.decode().isprintable()
 
 
 def _more_chunks(file: BinaryIO, size: int) -> bool:

@@ -136,7 +136,7 @@ def test_covers_and_foreign_files(tmp_path) -> None:
         Frames(tmp_path / "x.mp4")
     for name, content, message in (
         ("list.m3u8", b"#EXTM3U\n#EXTINF:1,\nx.mp4\n", "not a recording that can be read"),
-        ("page.wav", b"<!doctype html><html>" * 50, "not a recording that can be read"),
+        ("page.wav", b"<!doctype html><html>" * 50, "a web page; the download went wrong"),
         ("lfs.wav", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
     ):
         (tmp_path / name).write_bytes(content)

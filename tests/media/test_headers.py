@@ -64,3 +64,42 @@ def test_a_header_without_sound_was_cut(tmp_path) -> None:
     path.write_bytes(path.read_bytes()[:44])
     with pytest.raises(DavssError, match="promises 16000 samples .*holds 0 .*; copy it again"):
         read_audio(path)
+
+
+def pieces(*lengths: int) -> tuple[np.ndarray, list[bytes]]:
+    """Sound (T,) and wav files of 16 bits of its pieces."""
+    sound = (noise()[0, : sum(lengths)] * 32767).astype("<i2")
+    header = b"fmt " + struct.pack("<IHHIIHH", 16, 1, 1, RATE, 2 * RATE, 2, 16)
+    wavs = []
+    for part in np.split(sound, np.cumsum(lengths)[:-1]):
+        chunks = b"WAVE" + header + b"data" + struct.pack("<I", 2 * len(part)) + part.tobytes()
+        wavs.append(b"RIFF" + struct.pack("<I", len(chunks)) + chunks)
+    return sound / np.float32(32768), wavs
+
+
+@pytest.mark.parametrize("between", ["", "chunk", "file"])
+def test_several_chunks_of_sound_are_all_read(tmp_path, between) -> None:
+    sound, wavs = pieces(8000, 5000, 3000)
+    start, extra = {"": (36, b""), "chunk": (36, b"LIST\4\0\0\0INFO"), "file": (0, b"")}[between]
+    path = tmp_path / "x.wav"
+    path.write_bytes(wavs[0] + b"".join(extra + wav[start:] for wav in wavs[1:]))
+    found = read_sound(path)
+    assert found.missing == ""
+    np.testing.assert_array_equal(found.samples[0], sound)
+
+
+@pytest.mark.parametrize("tag", [b"", b"ID3\3" + bytes(5000), b"<x>" * 2000])
+def test_sound_after_what_the_header_knows_of(tmp_path, tag) -> None:
+    """Written piece by piece, with the header of the first; but a tag is no sound."""
+    sound, wavs = pieces(8000, 7000)
+    path = tmp_path / "x.wav"
+    path.write_bytes(wavs[0] + (tag or wavs[1][44:]))
+    np.testing.assert_array_equal(read_sound(path).samples[0], sound[: 8000 if tag else None])
+
+
+def test_a_recorder_of_rf64_that_crashed(tmp_path) -> None:
+    sound, wavs = pieces(8000)
+    unknown, sizes = b"\xff" * 4, b"ds64" + struct.pack("<I", 28) + bytes(28)
+    path = tmp_path / "x.wav"
+    path.write_bytes(b"RF64" + unknown + b"WAVE" + sizes + wavs[0][12:40] + unknown + wavs[0][44:])
+    np.testing.assert_array_equal(read_sound(path).samples[0], sound)

@@ -40,6 +40,7 @@ REJECTED = {
     "no face": r"no face found in 100 %",
     "profile": r"seen from the side in|no face found in",
     "text": r"not a recording that can be read",
+    "lfs": r"a Git LFS pointer, not the file itself; run `git lfs pull`",
     "bad wav": r"cut short: its header promises 500000 samples .*, the file holds 19200",
 }
 
@@ -113,6 +114,7 @@ def write_recordings(root: Path) -> None:
         ("truncated", whole[: len(whole) // 2]),
         ("empty", b""),
         ("text", b"hello" * 1000),
+        ("lfs", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n"),
     ):
         (dev / name).mkdir()
         (dev / name / "00001.mp4").write_bytes(content)
