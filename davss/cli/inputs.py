@@ -112,6 +112,11 @@ def read_recording(path: Path, channel: int | None = None) -> Recording:
     recording.warnings += [warning] if warning else []
     if sound.missing:
         recording.warnings.append(f"{sound.missing}; separating what there is")
+    if sound.tracks > 1:
+        recording.warnings.append(
+            f"{path}: {sound.tracks} tracks of sound, one is separated; all together: "
+            f"`ffmpeg -i IN -filter_complex amix=inputs={sound.tracks}:normalize=0 OUT.wav`"
+        )
     if channel is None:
         require_sound(audio - audio.mean(), path, SILENCE)
     elif np.ptp(audio) <= SILENCE:

@@ -16,7 +16,7 @@ import torch
 
 from davss.errors import DavssError
 from davss.media import headers, resampling
-from davss.media.decoding import Packets, find_stream, open_container, require_file
+from davss.media.decoding import Packets, find_streams, open_container, require_file
 from davss.storage import publish
 
 MPEG = (b"ID3", b"\xff")  # how mp3 and raw aac begin, to which libsndfile is a stranger
@@ -34,7 +34,8 @@ class Sound:
     """What is heard of a recording: samples (C, T) float32 at its own rate, in Hz.
 
     `start` is when the first one is heard, in s on the file's own clock; `missing` says in words
-    what the file promises and does not hold, "" if it is whole.
+    what the file promises and does not hold, "" if it is whole. Of `tracks`, which are heard
+    together, it is the main one, or if that is silent the next.
     """
 
     path: Path
@@ -42,6 +43,7 @@ class Sound:
     rate: int
     start: float = 0.0
     missing: str = ""
+    tracks: int = 1
 
     def mono(self, channel: int | None = None) -> tuple[np.ndarray, str]:
         """One channel (T,), from 0 on, or the mean of those that are not silent; and a warning,
@@ -102,7 +104,10 @@ def read_sound(path: str | Path) -> Sound:
     claimed = headers.claimed_sound(path)
     sound = _read_soundfile(path, *claimed) if claimed is not None else None
     if sound is None:
-        sound = _read_container(path, **({"ignore_length": "1"} if claimed is None else {}))
+        options = {"ignore_length": "1"} if claimed is None else {}
+        sound, track = _read_container(path, 0, options), 1
+        while track < sound.tracks and np.abs(sound.samples).max(initial=0) < SILENCE_RMS:
+            sound, track = _read_container(path, track, options), track + 1
     if sound.samples.size == 0 and sound.missing:
         raise DavssError(f"{sound.missing}; copy it again")
     if sound.samples.size == 0 and claimed and all(claimed):
@@ -186,9 +191,10 @@ def _read_ogg(content: bytes) -> tuple[np.ndarray, int, int]:
     return together, rate, together.shape[1]
 
 
-def _read_container(path: Path, **options: str) -> Sound:
+def _read_container(path: Path, track: int, options: dict[str, str]) -> Sound:
     with open_container(path, **options) as container:
-        packets = Packets(container, find_stream(container, "audio", path))
+        streams = find_streams(container, "audio", path)
+        packets = Packets(container, streams[track])
         samples, rate, start, longest = _in_place(_blocks(packets), path)
         rate = rate or packets.stream.codec_context.sample_rate or 1
         there = samples.shape[1]
@@ -201,7 +207,7 @@ def _read_container(path: Path, **options: str) -> Sound:
             missing = ENDLESS.format(path)
         elif packets.lost:
             missing = f"{path}: damaged: {packets.lost} packets of its sound cannot be decoded"
-    return Sound(path, samples, rate, start, missing)
+    return Sound(path, samples, rate, start, missing, len(streams))
 
 
 def _missing(path: Path, promised: float, there: int, rate: int) -> str:

@@ -82,6 +82,11 @@ def _why_unreadable(path: Path) -> str:
 
 def find_stream(container: Any, kind: str, path: Path) -> Any:
     """The main "audio" or "video" stream that can be decoded, no cover; DavssError without one."""
+    return find_streams(container, kind, path)[0]
+
+
+def find_streams(container: Any, kind: str, path: Path) -> list[Any]:
+    """All of them, the main one first."""
     able = [
         stream
         for stream in container.streams
@@ -94,10 +99,10 @@ def find_stream(container: Any, kind: str, path: Path) -> Any:
     if not able:
         name = "sound" if kind == "audio" else "moving picture"
         raise DavssError(f"{path}: has no {name}; choose a file with one")
+    for stream in able:
+        stream.thread_type = "NONE"  # shards are made by one process a core
     best = container.streams.best(kind)
-    stream = best if best in able else able[0]
-    stream.thread_type = "NONE"  # shards are made by one process a core
-    return stream
+    return sorted(able, key=lambda stream: stream is not best)
 
 
 def has_stream(path: Path, kind: str) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from davss.cli.inputs import read_recording
 from davss.errors import DavssError
 from davss.media.audio import read_sound
 from davss.media.video import Frames
@@ -206,3 +207,22 @@ def test_files_put_together_go_on_where_the_first_ended(tmp_path) -> None:
     assert abs(sound.samples.shape[1] - 4 * RATE) < 5000
     frames = Frames(tmp_path / "x.ts", sound.start)
     assert abs(len(frames) - 100) <= 6 and frames.seen.all()
+
+
+@pytest.mark.parametrize("silent", [0, 1])
+def test_of_several_tracks_one_that_is_heard_is_taken(tmp_path, silent) -> None:
+    """As OBS records microphone and desktop."""
+    path, sound = tmp_path / "x.mkv", [noise(), noise()]
+    sound[silent] = 0 * sound[silent]
+    with av.open(str(path), "w") as target:
+        for _ in sound:
+            target.add_stream("pcm_s16le", rate=RATE, layout="mono")
+        for stream, samples in zip(target.streams, sound, strict=True):
+            values = (samples * 32767).astype(np.int16)
+            frame = av.AudioFrame.from_ndarray(values, "s16", "mono")
+            frame.sample_rate, frame.pts = RATE, 0
+            target.mux([*stream.encode(frame), *stream.encode(None)])
+    found = read_sound(path)
+    assert found.tracks == 2 and found.samples.std() > 0.09
+    (warning,) = read_recording(path).warnings
+    assert "2 tracks of sound, one is separated" in warning
