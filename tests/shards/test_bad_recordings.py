@@ -223,7 +223,7 @@ def test_a_directory_that_may_not_be_read(noises, monkeypatch, folder):
     for name in ("scandir", "listdir"):
         monkeypatch.setattr(os, name, _locking(getattr(os, name), locked))
     said = refused(noises)
-    assert said.startswith(f"{locked}: cannot be listed (Permission denied); mend its perm")
+    assert said.startswith(f"{locked}: cannot be listed (Permission denied); fix its perm")
 
 
 def _locking(function, locked: str):
