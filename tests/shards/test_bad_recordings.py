@@ -243,7 +243,7 @@ def test_a_folder_that_links_into_itself_is_refused(noises):
 def test_a_file_that_may_not_be_read(noises, monkeypatch):
     path = noises / "wham_noise/tr/tr.wav"
     monkeypatch.setattr("builtins.open", _denied)
-    with pytest.raises(DavssError, match=r"tr.wav: cannot be read \(Permission denied\); mend"):
+    with pytest.raises(DavssError, match=r"tr.wav: cannot be read \(Permission denied\); fix"):
         require_file(path)
 
 
