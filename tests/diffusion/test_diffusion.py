@@ -131,7 +131,7 @@ def test_prior_errors_name_the_file(tmp_path):
     with pytest.raises(DavssError, match=r"weights\.safetensors: damaged"):
         load_prior(tmp_path / "prior")
     weights.unlink()
-    with pytest.raises(DavssError, match=r"weights\.safetensors: missing"):
+    with pytest.raises(DavssError, match=r"weights\.safetensors: no such file"):
         load_prior(tmp_path / "prior")
     (tmp_path / "prior" / "config.json").write_text("{")
     with pytest.raises(DavssError, match=r"config\.json: not valid JSON"):

@@ -153,7 +153,7 @@ def test_the_paper_profile_wants_a_checkpoint_first_of_all(tmp_path):
 def test_settings_without_a_checkpoint_stop_at_once(work, tmp_path):
     for changes, message in (
         ({"braven_checkpoint": None}, r"shards.braven_checkpoint: BRAVEn needs its checkpoint"),
-        ({"braven_checkpoint": "/nowhere.pth"}, r"/nowhere.pth: no such checkpoint"),
+        ({"braven_checkpoint": "/nowhere.pth"}, r"/nowhere.pth: no such file"),
     ):
         with pytest.raises(DavssError, match=message):
             build_shards("voxceleb2", clips(work), config(work, **changes), tmp_path, tmp_path)

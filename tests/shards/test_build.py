@@ -76,7 +76,7 @@ def test_shards_rejects_and_manifests(root, tmp_path):
         ("short", "0.50 s, shorter than 1 s"),
         ("silent", "silent"),
         ("nan", "NaN"),
-        ("corrupt", "not a readable audio file"),
+        ("corrupt", "not a recording that can be read"),
     ):
         assert reason in rejects[f"wham_noise/tr/{name}.wav"]
 

@@ -48,7 +48,7 @@ def write_corpus(corpus: str, with_lips: bool, monkeypatch) -> None:
     """Two training shards and one for validation, from tones, made by the real writer."""
     rng = np.random.default_rng(0)
     monkeypatch.setattr(
-        sample, "read_mouth", lambda clip, _: sample.Mouths(mouth(int(clip.key[-2:])))
+        sample, "read_mouth", lambda clip, *_: sample.Mouths(mouth(int(clip.key[-2:])))
     )
     encoder = Eigenlips.fit([mouth(n) for n in range(4)], 3) if with_lips else None
     config = ShardsConfig(sample_rate=RATE, min_seconds=1.0)
