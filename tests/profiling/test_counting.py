@@ -169,7 +169,9 @@ def test_feature_maps_are_those_of_the_network(priors):
 def test_only_the_steps_asked_for_are_run_and_all_mixtures_together(priors):
     separator = Separator(*priors, SamplerConfig(), "cpu", SeparationConfig(batch_size=6))
     said, signals = [], []
-    hook = separator.noise_prior.network.register_forward_hook(lambda m, i, output: signals.append(len(output)))
+    hook = separator.noise_prior.network.register_forward_hook(
+        lambda m, i, output: signals.append(len(output))
+    )
     assert time_steps(separator, *make_noise(separator, 6, 1, 1000), 3, said.append) > 0
     hook.remove()
     assert [line.split(":")[0] for line in said] == ["warm-up", *(f"step {k} of 3" for k in "123")]
