@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -59,8 +60,11 @@ def _start(num_cpus: int) -> None:
     if not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
         # Ray would keep a token of its own in the home folder, which may not exist.
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    # Ray starts the workers of actors with settings of their own, as Ray Train's, through a shell.
+    python = shlex.quote(sys.executable)
     ray.init(
         address="local",
+        runtime_env=None if python == sys.executable else {"py_executable": python},
         num_cpus=num_cpus,
         object_store_memory=100_000_000 * max(2, num_cpus),
         include_dashboard=False,

@@ -116,7 +116,10 @@ def test_pipes(tmp_path, monkeypatch, given):
 def test_errors_name_what_was_given(monkeypatch):
     stdin = SimpleNamespace(buffer=io.BytesIO(b"hello" * 9), isatty=lambda: False)
     monkeypatch.setattr(sys, "stdin", stdin)
-    with pytest.raises(DavssError, match="^-: a text file, not a recording"), on_disk(Path("-")) as file:
+    with (
+        pytest.raises(DavssError, match="^-: a text file, not a recording"),
+        on_disk(Path("-")) as file,
+    ):
         read_recording(file)
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
     with pytest.raises(DavssError, match="^-: standard input is a terminal"), on_disk(Path("-")):

@@ -50,17 +50,21 @@ HERE = """
 import os, tempfile, ray
 from davss.ray_session import ray_running
 with ray_running(1):
-    print(ray.get(ray.remote(lambda: tempfile.gettempdir()).remote()))
+    work = ray.remote(lambda: tempfile.gettempdir())
+    print(ray.get(work.options(runtime_env={"env_vars": {"A": "1"}}).remote()))
 print(os.environ.get("TMPDIR"), tempfile.gettempdir())
 """
 
 
-def test_a_long_tmpdir_and_no_home(tmp_path):
-    """As with `docker --user`: no entry in passwd, no HOME; sockets lie below $TMPDIR."""
+def test_a_long_tmpdir_no_home_and_a_path_with_a_space(tmp_path):
+    """As with `docker --user`: no entry in passwd, no HOME; sockets lie below $TMPDIR. Workers with
+    settings of their own, as Ray Train's, find a Python in a path with a space.
+    """
     folder = tmp_path / (100 * "x")
     folder.mkdir()
+    (tmp_path / "a b").symlink_to(sys.prefix)
     environment = {k: v for k, v in os.environ.items() if k not in ("HOME", "RAY_ADDRESS")}
-    command = [sys.executable, "-c", HERE]
+    command = [str(tmp_path / "a b" / "bin" / "python"), "-c", HERE]
     alone = ["unshare", "--user", "--map-user=54321", "--map-group=54321"]
     if subprocess.run([*alone, "true"], capture_output=True).returncode == 0:
         command = [*alone, *command]
