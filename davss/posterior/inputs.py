@@ -12,6 +12,7 @@ from davss.errors import DavssError
 from davss.media import FPS
 
 SILENCE = 1e-9  # a standard deviation below this is digital silence
+BLOCK = 1 << 22  # samples
 SHORTEST = 0.1  # seconds: a few windows of the networks' STFT
 
 
@@ -29,11 +30,14 @@ def check_mixture(mixture: Tensor, keys: Sequence[str], sample_rate: int) -> Ten
         raise DavssError(
             f"mixture: lasts {mixture.shape[1] / sample_rate:.3f} s; give at least {SHORTEST:g} s"
         )
-    for item, key in zip(mixture, keys, strict=True):
-        if not torch.isfinite(item).all():
+    blocks = mixture.split(BLOCK, dim=1)  # doubles of an hour would take gigabytes
+    total = torch.stack([block.double().sum(dim=1) for block in blocks]).sum(dim=0)
+    for item, key in zip(total, keys, strict=True):
+        if not torch.isfinite(item):
             raise DavssError(f"{key}: the mixture has NaN or infinite samples; repair it")
-    offset = mixture.double().mean(dim=1, keepdim=True)
-    spread = (mixture - offset).std(dim=1)
+    offset = total[:, None] / mixture.shape[1]
+    squares = torch.stack([(block - offset).square().sum(dim=1) for block in blocks]).sum(dim=0)
+    spread = (squares / (mixture.shape[1] - 1)).sqrt()
     # a constant has a spread of rounding errors
     for item, key in zip(spread <= SILENCE + 1e-6 * offset[:, 0].abs(), keys, strict=True):
         if item:

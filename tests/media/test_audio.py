@@ -12,6 +12,7 @@ import soundfile
 
 from davss.corpora.demo import write_mp4
 from davss.errors import DavssError
+from davss.media import resampling
 from davss.media.audio import read_audio, read_sound, require_sound, resample, write_audio
 from tests.media.making import write
 
@@ -145,3 +146,11 @@ def test_silence_is_told_apart() -> None:
     require_sound(noise(), "x.wav")
     with pytest.raises(DavssError, match="x.wav: audio is silent; there is nothing to hear"):
         require_sound(np.zeros(100, np.float32), "x.wav")
+
+
+@pytest.mark.parametrize("rates", [(48_000, 8000), (8000, 48_000), (44_100, 16_000), (3, 1)])
+def test_long_signals_are_resampled_block_by_block(rates, monkeypatch) -> None:
+    sound = np.random.default_rng(0).standard_normal((2, 50_001)).astype(np.float32)
+    whole = resample(sound, *rates)
+    monkeypatch.setattr(resampling, "BLOCK", 9000)
+    np.testing.assert_allclose(resample(sound, *rates), whole, atol=1e-5)
