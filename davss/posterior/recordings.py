@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from davss.media.resampling import resample
+from davss.media.resampling import resample_blocks
 from davss.posterior.spread import hop_length
 from davss.posterior.trace import average
 from davss.posterior.windows import Assembly, Windows
@@ -203,11 +203,12 @@ class Recordings:
 
 
 def at_rate(sources: Tensor, rate: int, new_rate: int, length: int) -> Tensor:
-    """Sources (B, M, T) at another rate, (B, M, length): there and back may differ by a sample. One
-    after the other, as resampling takes several times the memory of what it resamples.
+    """Sources (B, M, T) at another rate, (B, M, length): there and back may differ by a
+    sample.
     """
     found = sources.new_zeros(*sources.shape[:2], length)
     for source, row in zip(sources.flatten(0, 1), found.flatten(0, 1), strict=True):
-        resampled = resample(source, rate, new_rate)[:length]
-        row[: len(resampled)] = resampled
+        for start, part in resample_blocks(source, rate, new_rate):
+            part = part[: length - start]
+            row[start : start + len(part)] = part
     return found
