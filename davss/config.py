@@ -414,7 +414,7 @@ def parse(cls: type[Settings], values: Any, where: str = "") -> Settings:
 
 def load_section(path: str | Path, key: str, cls: type[Settings]) -> Settings:
     """Read section `key` (dots descend) of the YAML file `path` into settings `cls`."""
-    node: Any = _read_yaml(Path(path))
+    node: Any = read_yaml(Path(path))
     for part in key.split("."):
         if not isinstance(node, dict) or part not in node:
             raise DavssError(f"{path}: missing key '{key}'")
@@ -425,7 +425,8 @@ def load_section(path: str | Path, key: str, cls: type[Settings]) -> Settings:
         raise DavssError(f"{path}: {error}") from None
 
 
-def _read_yaml(path: Path) -> Any:
+def read_yaml(path: Path) -> Any:
+    """What the params file `path` holds; DavssError where it is missing or no YAML."""
     try:
         return yaml.safe_load(path.read_text())
     except FileNotFoundError:

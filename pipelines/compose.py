@@ -80,13 +80,9 @@ def _check_noise_models(models: Sequence[str], trained: Sequence[str]) -> None:
 
 def validate_file(path: Path) -> None:
     """Check the params file `path`; raises DavssError naming the file and the key."""
+    params = config.read_yaml(path)
     try:
-        validate(yaml.safe_load(path.read_text()))
-    except FileNotFoundError:
-        raise DavssError(f"{path}: no such params file; run from the repository root") from None
-    except yaml.YAMLError as error:
-        reason = str(error).splitlines()[0]
-        raise DavssError(f"{path}: not valid YAML ({reason})") from None
+        validate(params)
     except DavssError as error:
         raise DavssError(f"{path}: {error}") from None
 

@@ -2,27 +2,27 @@
 
 Credentials, region and endpoint come from the standard AWS environment (AWS_ACCESS_KEY_ID,
 AWS_PROFILE, AWS_ENDPOINT_URL …). A request that fails is tried again AWS_MAX_ATTEMPTS times
-(default 8); a download that breaks off goes on where it was.
+(default 8); a part of a download that breaks off is read again, an object that changes meanwhile
+is an error.
 """
 
 from __future__ import annotations
 
 import functools
-import io
 import os
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import boto3
 import botocore.exceptions as problems
-from boto3.exceptions import S3UploadFailedError
+from boto3.exceptions import RetriesExceededError, S3UploadFailedError
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
+from s3transfer.exceptions import S3DownloadFailedError
 from urllib3.exceptions import HTTPError
 
 from davss.errors import DavssError, StorageError
@@ -31,7 +31,6 @@ from davss.storage.store import S3, Entry
 
 PART = 64 << 20  # bytes that are uploaded at once; larger files go in parts
 ATTEMPTS = 8
-BUFFER = 1 << 20
 _ABSENT = {"NoSuchKey", "404", "NotFound"}
 _DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403", "Forbidden"}
 _DENIED |= {"ExpiredToken", "InvalidToken", "401"}
@@ -70,8 +69,10 @@ class S3Store:
         return Entry(name, head["ContentLength"], head["ETag"])
 
     def open(self, name: str) -> BinaryIO:
-        """See Store; a connection that drops is taken up again where it broke."""
-        return cast(BinaryIO, io.BufferedReader(_Stream(self, name), BUFFER))
+        """See Store: downloaded to $TMPDIR, to a file that goes when it is closed."""
+        with self.scratch("") as folder:
+            self.fetch(name, folder / "object")
+            return open(folder / "object", "rb")
 
     def local(self, name: str) -> Path:
         """See Store: downloaded to the cache once, which may be emptied at any time."""
@@ -84,6 +85,8 @@ class S3Store:
 
     def fetch(self, name: str, path: Path) -> None:
         """See Store."""
+        if self.stat(name) is None:  # the bucket is there
+            raise DavssError(f"{self.locate(name)}: no such object; check the path")
         with publish(path) as temporary, self._explained(name):
             _client().download_file(
                 self.bucket, self._key(name), str(temporary), Config=_transfer()
@@ -135,6 +138,12 @@ class S3Store:
             yield
         except S3UploadFailedError as error:
             raise self._error(name, error.__context__ or error) from None
+        except RetriesExceededError as error:
+            raise self._error(name, error.last_exception) from None
+        except S3DownloadFailedError:
+            raise StorageError(
+                f"{self.locate(name)}: changed while it was read; run it again"
+            ) from None
         except (problems.BotoCoreError, problems.ClientError, HTTPError) as error:
             raise self._error(name, error) from None
 
@@ -163,60 +172,6 @@ class S3Store:
             f"{url}: no connection to {_client().meta.endpoint_url} ({reason}); check "
             "AWS_ENDPOINT_URL and the network, and run it again"
         )
-
-
-class _Stream(io.RawIOBase):
-    """The bytes of one object in order, over as many connections as it takes."""
-
-    def __init__(self, store: S3Store, name: str) -> None:
-        self.store, self.name = store, name
-        self.offset, self.size, self.etag = 0, 0, ""
-        self.body: Any = None
-        self._connect()
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """Fill `buffer` as far as one read goes; 0 at the end."""
-        for attempt in range(ATTEMPTS):
-            if self.offset >= self.size:
-                return 0
-            try:
-                if self.body is None:
-                    self._connect()
-                data = self.body.read(len(buffer))
-                if data:
-                    buffer[: len(data)] = data
-                    self.offset += len(data)
-                    return len(data)
-            except (problems.BotoCoreError, HTTPError, OSError):
-                pass
-            self.body = None  # the connection broke off
-            time.sleep(min(0.1 * 2**attempt, 5.0))
-        raise StorageError(
-            f"{self.store.locate(self.name)}: the connection drops again and again, at "
-            f"{self.offset} of {self.size} bytes; check the network and run it again"
-        )
-
-    def close(self) -> None:
-        """Give the connection back."""
-        if self.body is not None:
-            self.body.close()
-            self.body = None
-        super().close()
-
-    def _connect(self) -> None:
-        more: dict[str, str] = {}
-        if self.offset:
-            more = {"Range": f"bytes={self.offset}-", "IfMatch": self.etag}
-        with self.store._explained(self.name):
-            answer = _client().get_object(
-                Bucket=self.store.bucket, Key=self.store._key(self.name), **more
-            )
-        self.body = answer["Body"]
-        if not self.offset:
-            self.size, self.etag = answer["ContentLength"], answer["ETag"]
 
 
 def _client() -> Any:
