@@ -28,7 +28,8 @@ def require_packages(*names: str) -> None:
     """End the program with one line unless these packages of the extra are installed."""
     for name in names:
         if find_spec(name) is None:
-            sys.exit(f"error: this needs the Python package {name}; {EXTRA}")
+            print(f"error: this needs the Python package {name}; {EXTRA}", file=sys.stderr)
+            sys.exit(2)
 
 
 @contextmanager
