@@ -14,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 from davss import __version__
+from davss.cli.faces import Cast, find_cast
 from davss.cli.inputs import on_disk, plan_speakers, read_lips, read_recording
 from davss.cli.output import check_folder, source_files, write_results
 from davss.config import NoiseModel, SamplerConfig, SeparationConfig, to_dict
@@ -39,8 +40,12 @@ def separate_file(
     seed: int = 0,
     device: str | None = None,
     visual_encoder: Path | None = None,
+    faces: Path | None = None,
 ) -> dict[str, Any]:
     """Separate one file and write the sources to the folder `out`; returns separation.json.
+
+    Without `lips` and `num_speakers` the speakers are those whose faces speak in the recording's
+    own picture, or those that `faces` names, a separation.json corrected by hand.
 
     With several draws `spread.npz` says how far they differ: standard deviations (F, N) for every
     source, see davss/posterior/spread.py.
@@ -52,16 +57,27 @@ def separate_file(
     check_device(device)
     set_threads()
     with on_disk(recording) as file:
-        lips, total = plan_speakers(file, lips, num_speakers, num_off_screen)
+        paths, total = plan_speakers(file, lips, num_speakers, num_off_screen)
+        own_picture = bool(paths) and not lips
+        if faces is not None and not own_picture:
+            raise DavssError(
+                f"--faces {faces}: is for a video as input without --lips and --speakers; leave "
+                "one of them out"
+            )
         speech, noise = load_pair(speech_prior, noise_prior)
-        if lips:
+        if paths:
             give_checkpoint(speech, visual_encoder)
         sound = read_recording(file, channel)
-        features = [read_lips(path, speech, sound) for path in lips]
+        if own_picture:
+            cast = find_cast(file, speech, sound, num_off_screen, faces)
+            seen, total = cast.lips, cast.num_speakers
+        else:
+            cast = Cast()
+            seen = np.stack([read_lips(path, speech, sound) for path in paths]) if paths else None
     audio, sample_rate, seconds = sound.audio, sound.rate, sound.seconds
     separator = Separator(speech, noise, sampler, device, execution)
     names = source_files(total)
-    check_folder(out, names, [file, *lips], 4 * len(names) * len(audio))
+    check_folder(out, names, [file, *paths], 4 * len(names) * len(audio))
 
     rates = separator.sample_rate, sample_rate
     for line in about_priors(speech_prior, noise_prior, *rates, with_lips=bool(lips)):
@@ -72,7 +88,7 @@ def separate_file(
     with tqdm(total=steps, unit="step", desc=str(recording)) as bar:
         result = separator(
             torch.from_numpy(audio)[None],
-            torch.from_numpy(np.stack(features))[None] if features else None,
+            None if seen is None else torch.from_numpy(seen)[None],
             num_speakers=total,
             sample_rate=sample_rate,
             keys=[file.stem],
@@ -81,15 +97,21 @@ def separate_file(
         )
     if result.errors[0]:
         raise DavssError(result.errors[0])
-    for warning in result.warnings[0]:
+    order, unclear = cast.order(result.speech[0].numpy(), sample_rate)
+    warnings = result.warnings[0] + [f"{recording}: {unclear}"] * bool(unclear)
+    for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    warnings = sound.warnings + result.warnings[0]
-    sources = dict(zip(names, [*result.speech[0], result.noise[0]], strict=True))
-    spread = result.spread[0] if result.spread is not None else None
+    voices = [result.speech[0][number] for number in order]
+    sources = dict(zip(names, [*voices, result.noise[0]], strict=True))
+    spread = None
+    if result.spread is not None:  # the noise, if it has one, is the last
+        rest = range(total, result.spread.shape[1])
+        spread = result.spread[0][[*order, *rest]]
+    used = paths if not own_picture or seen is not None else []
     report = {
         "davss_version": __version__,
         "input": str(recording),
-        "lips": [str(recording if path == file else path) for path in lips],
+        "lips": [str(recording if path == file else path) for path in used],
         "num_speakers": total,
         "speech_prior": str(speech_prior),
         "noise_prior": str(noise_prior),
@@ -102,7 +124,8 @@ def separate_file(
         "windows": len(windows),
         "evaluations": result.num_evaluations,
         "retries": int(result.trace["retries"][0]),
-        "warnings": warnings,
+        "warnings": sound.warnings + warnings,
+        **({"faces": cast.report()} if own_picture else {}),
     }
     return write_results(out, sources, sample_rate, spread, report)
 

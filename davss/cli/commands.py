@@ -100,9 +100,11 @@ def _add_separate(commands: Any) -> None:
         nargs="+",
         default=[],
         metavar="FACE.mp4",
-        help="face video of each speaker in view; a video given as input with neither --lips nor "
-        "--speakers is its own",
+        help="face video of each speaker in view; in a video given as input with neither --lips "
+        "nor --speakers the faces are looked for",
     )
+    text = "the faces of the input as a separation.json lists them, corrected by hand"
+    add("--faces", type=path, metavar="FACES.json", help=text)
     add("--speakers", type=int, metavar="K", help="number of speakers when there are no lips")
     add("--off-screen", type=int, default=0, metavar="N", help="more speakers, without lips")
     speech, noise = Path(small.SPEECH), small.DEFAULT_NOISE
@@ -176,6 +178,7 @@ def _separate(arguments: argparse.Namespace) -> None:
                 seed=arguments.seed,
                 device=arguments.device,
                 visual_encoder=arguments.visual_encoder,
+                faces=arguments.faces,
             )
         except DavssError as error:
             if len(places) == 1:

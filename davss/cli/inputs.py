@@ -165,13 +165,18 @@ def read_lips(path: Path, prior: SpeechPrior, recording: Recording) -> np.ndarra
     lips[frames.first : frames.first + len(frames)] = np.where(
         frames.seen[:, None], features, np.nan
     )
+    say_about_frames(frames, path, recording)
+    unseen = np.isnan(lips[:, 0]).sum() / FPS
+    if unseen:
+        recording.notes.append(f"{path}: no picture for {unseen:.2f} s, separated without lips")
+    return lips
+
+
+def say_about_frames(frames: Frames, path: Path, recording: Recording) -> None:
+    """Note what is odd about a video."""
     if abs(frames.fps - FPS) > NEAR_FPS:
         recording.notes.append(
             f"{path}: {frames.fps:.5g} frames per second; of each 1/25 s the nearest frame is taken"
         )
-    unseen = np.isnan(lips[:, 0]).sum() / FPS
-    if unseen:
-        recording.notes.append(f"{path}: no picture for {unseen:.2f} s, separated without lips")
     if frames.missing:
         recording.warnings.append(f"{frames.missing}; using what there is")
-    return lips

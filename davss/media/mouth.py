@@ -85,7 +85,7 @@ class MouthFinder:
         track, faces = choose(tracks, (height, width), self.min_found, name)
         quality = _quality(track, faces)
         self._refuse(track, quality, name)
-        landmarks = _fill_gaps(track.landmarks, track.found)
+        landmarks = fill_gaps(track.landmarks, track.found)
         return Mouth(crop_mouths(frames, landmarks), landmarks, track.found, quality)
 
     def _refuse(self, track: Track, quality: FaceQuality, name: str) -> None:
@@ -114,13 +114,17 @@ def _quality(track: Track, faces: int) -> FaceQuality:
     runs = found[2:] & found[1:-1] & found[:-2]
     bends = np.diff(landmarks[:, list(STABLE)], n=2, axis=0)[runs]
     jitter = float(np.sqrt(np.square(bends).sum(-1).mean())) if len(bends) else 0.0
-    seen = landmarks[found]
-    eyes = seen[:, LEFT_EYE] - seen[:, RIGHT_EYE]
-    nose = seen[:, NOSE_TIP] - (seen[:, LEFT_EYE] + seen[:, RIGHT_EYE]) / 2
+    score = float(track.scores[found].mean())
+    return FaceQuality(faces, float(found.mean()), score, jitter, turned(landmarks[found]))
+
+
+def turned(landmarks: np.ndarray) -> float:
+    """Share of the frames, landmarks (V, 468, 2), in which the face is seen from the side."""
+    eyes = landmarks[:, LEFT_EYE] - landmarks[:, RIGHT_EYE]
+    nose = landmarks[:, NOSE_TIP] - (landmarks[:, LEFT_EYE] + landmarks[:, RIGHT_EYE]) / 2
     # 1 where the tip of the nose is as far to the side as the outer corner of an eye
     side = np.abs((nose * eyes).sum(-1)) / np.maximum((eyes * eyes).sum(-1) / 2, 1e-9)
-    score = float(track.scores[found].mean())
-    return FaceQuality(faces, float(found.mean()), score, jitter, float((side > 1).mean()))
+    return float((side > 1).mean())
 
 
 def _longest_gap(found: np.ndarray) -> tuple[int, int]:
@@ -135,22 +139,26 @@ def _longest_gap(found: np.ndarray) -> tuple[int, int]:
 
 def crop_mouths(frames: np.ndarray | Frames, landmarks: np.ndarray) -> np.ndarray:
     """Align RGB frames (V, H, W, 3) by landmarks (V, 468, 2) and cut gray uint8 (V, 96, 96)."""
-    smooth = _smooth(landmarks)
     crops = np.empty((len(frames), CROP, CROP), np.uint8)
-    for index, (frame, points) in enumerate(zip(frames, smooth, strict=True)):
-        matrix = _similarity(points[list(STABLE)], MEAN_FACE)
-        mouth = matrix[:, :2] @ points[list(LIPS)].mean(0) + matrix[:, 2]
-        matrix[:, 2] += CROP / 2 - mouth
-        gray = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
-        shrink = float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
-        if shrink < 0.7:  # a large face: average pixels first, or the warp would alias
-            gray = cv2.resize(gray, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
-            matrix[:, :2] /= shrink
-        crops[index] = cv2.warpAffine(gray, matrix, (CROP, CROP), borderMode=cv2.BORDER_REPLICATE)
+    for index, (frame, points) in enumerate(zip(frames, smooth(landmarks), strict=True)):
+        crops[index] = crop_mouth(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), points)
     return crops
 
 
-def _fill_gaps(landmarks: np.ndarray, found: np.ndarray) -> np.ndarray:
+def crop_mouth(gray: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """The crop uint8 (96, 96) of one gray frame (H, W) by smoothed landmarks (468, 2)."""
+    matrix = similarity(points[list(STABLE)], MEAN_FACE)
+    mouth = matrix[:, :2] @ points[list(LIPS)].mean(0) + matrix[:, 2]
+    matrix[:, 2] += CROP / 2 - mouth
+    shrink = float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
+    if shrink < 0.7:  # a large face: average pixels first, or the warp would alias
+        gray = cv2.resize(gray, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
+        matrix[:, :2] /= shrink
+    return cv2.warpAffine(gray, matrix, (CROP, CROP), borderMode=cv2.BORDER_REPLICATE)
+
+
+def fill_gaps(landmarks: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """Landmarks (V, 468, 2) with those of frames that are not `found` (V,) between neighbours'."""
     if found.all():
         return landmarks
     known, every = np.flatnonzero(found), np.arange(len(found))
@@ -161,9 +169,10 @@ def _fill_gaps(landmarks: np.ndarray, found: np.ndarray) -> np.ndarray:
     return ((1 - weight) * landmarks[left] + weight * landmarks[right]).astype(np.float32)
 
 
-def _smooth(landmarks: np.ndarray) -> np.ndarray:
-    # The shape is averaged over ±SMOOTHING frames; the place of the rigid points stays that of the
-    # frame.
+def smooth(landmarks: np.ndarray) -> np.ndarray:
+    """Landmarks (V, 468, 2) whose shape is averaged over ±SMOOTHING frames; the place of the rigid
+    points stays that of the frame.
+    """
     sums = np.cumsum(np.concatenate([np.zeros_like(landmarks[:1]), landmarks]), axis=0, dtype=float)
     index = np.arange(len(landmarks))
     first = np.maximum(index - SMOOTHING, 0)
@@ -173,8 +182,9 @@ def _smooth(landmarks: np.ndarray) -> np.ndarray:
     return mean + (landmarks[:, rigid] - mean[:, rigid]).mean(1, keepdims=True)
 
 
-def _similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    # Least squares for target = s R source + t, with s R = [[a, −b], [b, a]] (complex regression).
+def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """(2, 3) of least squares for target = s R source + t, points (P, 2)."""
+    # s R = [[a, −b], [b, a]]: complex regression
     z = source @ (1, 1j)
     w = target @ (1, 1j)
     z0, w0 = z.mean(), w.mean()

@@ -9,8 +9,8 @@ V video frames, H × W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from davss.media.faces import LEFT_EYE, RIGHT_EYE, Detector, FaceMesh, Region
 from davss.media.video import Frames
 
 LOOK = 12  # frames between two looks at the whole picture
+PART = 256  # pixels: a picture no larger is looked at as a whole alone
 MOST = 8  # faces in view at a time
 UPPER_LIP, LOWER_LIP = 13, 14
 NEAR_EQUAL = 0.8  # a face this prominent beside the first is as likely the one that is meant
@@ -54,15 +55,22 @@ def opening(landmarks: np.ndarray) -> np.ndarray:
 
 
 class Follower:
-    """RGB frames uint8 (V, H, W, 3), as an array or `Frames`, → the tracks of all faces seen."""
+    """RGB frames uint8 (V, H, W, 3), as an array or `Frames`, → the tracks of all faces seen.
 
-    def __init__(self, min_score: float = 0.5) -> None:
-        self.min_score = min_score
+    `closely` looks for faces that are small in a large picture as well.
+    """
+
+    def __init__(self, min_score: float = 0.5, closely: bool = False) -> None:
+        self.min_score, self.closely = min_score, closely
         self._detector = Detector()
         self._mesh = FaceMesh()
 
     def __call__(self, frames: np.ndarray | Frames) -> list[Track]:
         """Tracks, in the order in which their faces came into view."""
+        return self.follow(frames, len(frames))
+
+    def follow(self, frames: Iterable[np.ndarray], most: int) -> list[Track]:
+        """The same of frames that are gone through once, `most` of them at most."""
         tracks: list[Track] = []
         for index, frame in enumerate(frames):
             fresh_loss = False
@@ -75,14 +83,14 @@ class Follower:
                         track.lost = fresh_loss = True
             in_view = any(not track.lost for track in tracks)
             if index % LOOK == 0 or fresh_loss or not in_view:
-                self._look_around(frame, index, len(frames), tracks)
+                self._look_around(frame, index, most, tracks)
         return tracks
 
     def _look_around(
         self, frame: np.ndarray, index: int, num_frames: int, tracks: list[Track]
     ) -> None:
         """Take up faces of the whole picture that no track is at."""
-        for region in self._detector(frame):
+        for region in self._regions(frame, index % LOOK == 0):
             followed = [track for track in tracks if track.found[index]]
             if len(followed) >= MOST:
                 return
@@ -99,6 +107,25 @@ class Follower:
                 track = Track.new(num_frames, place)
                 tracks.append(track)
             track.add(index, points, score)
+
+    def _regions(self, frame: np.ndarray, closely: bool) -> Iterator[Region]:
+        """Where faces may be: in the whole picture and, `closely`, in each part of a large one."""
+        yield from self._detector(frame)
+        height, width = frame.shape[:2]
+        side = max(PART, min(height, width) // 2)
+        if not (self.closely and closely) or side >= max(height, width):
+            return
+        for top in _steps(height, side):
+            for left in _steps(width, side):
+                part = np.ascontiguousarray(frame[top : top + side, left : left + side])
+                for region in self._detector(part):
+                    yield replace(region, x=region.x + left, y=region.y + top)
+
+
+def _steps(length: int, side: int) -> list[int]:
+    """Where parts of `side` pixels begin that cover `length` and overlap by half."""
+    last = max(length - side, 0)
+    return sorted({*range(0, last, side // 2), last})
 
 
 def _doubled(track: Track, points: np.ndarray, tracks: Sequence[Track], index: int) -> bool:
