@@ -14,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 from davss import __version__
+from davss.cli.extras import plan_extras
 from davss.cli.faces import Cast, find_cast
 from davss.cli.inputs import on_disk, plan_speakers, read_lips, read_recording
 from davss.cli.output import check_folder, source_files, write_results
@@ -41,11 +42,14 @@ def separate_file(
     device: str | None = None,
     visual_encoder: Path | None = None,
     faces: Path | None = None,
+    mux: bool = False,
+    preview: bool = False,
 ) -> dict[str, Any]:
     """Separate one file and write the sources to the folder `out`; returns separation.json.
 
     Without `lips` and `num_speakers` the speakers are those whose faces speak in the recording's
-    own picture, or those that `faces` names, a separation.json corrected by hand.
+    own picture, or those that `faces` names, a separation.json corrected by hand. `mux` adds the
+    recording's picture with the track of each speaker, `preview` a page to look at and listen to.
 
     With several draws `spread.npz` says how far they differ: standard deviations (F, N) for every
     source, see davss/posterior/spread.py.
@@ -74,10 +78,11 @@ def separate_file(
         else:
             cast = Cast()
             seen = np.stack([read_lips(path, speech, sound) for path in paths]) if paths else None
+        extras = plan_extras(recording, file, sound, cast, total, mux, preview)
     audio, sample_rate, seconds = sound.audio, sound.rate, sound.seconds
     separator = Separator(speech, noise, sampler, device, execution)
     names = source_files(total)
-    check_folder(out, names, [file, *paths], 4 * len(names) * len(audio))
+    check_folder(out, [*names, *extras.names], [file, *paths], 4 * len(names) * len(audio))
 
     rates = separator.sample_rate, sample_rate
     for line in about_priors(speech_prior, noise_prior, *rates, with_lips=bool(lips)):
@@ -127,7 +132,7 @@ def separate_file(
         "warnings": sound.warnings + warnings,
         **({"faces": cast.report()} if own_picture else {}),
     }
-    return write_results(out, sources, sample_rate, spread, report)
+    return write_results(out, sources, sample_rate, spread, report, extras)
 
 
 def about_priors(

@@ -115,6 +115,10 @@ def _add_separate(commands: Any) -> None:
     text = "BRAVEn's checkpoint, if the speech prior was trained with it"
     add("--visual-encoder", type=path, metavar="FILE", help=text)
     add("--out", type=path, required=True, metavar="DIR", help="folder to write to")
+    text = "also write the input's picture with the track of each speaker, speaker_1.mp4, ..."
+    add("--mux", action="store_true", help=text)
+    text = "also write preview.html, a page to look at and listen to what was found"
+    add("--preview", action="store_true", help=text)
     add("--seed", type=int, default=0, help="random seed; the file name counts as well")
     add("--device", help="cpu, cuda, cuda:1, ...; by default the GPU if there is one")
     add_execution(command)
@@ -179,6 +183,8 @@ def _separate(arguments: argparse.Namespace) -> None:
                 device=arguments.device,
                 visual_encoder=arguments.visual_encoder,
                 faces=arguments.faces,
+                mux=arguments.mux,
+                preview=arguments.preview,
             )
         except DavssError as error:
             if len(places) == 1:

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -19,7 +19,18 @@ from torch import Tensor
 from davss.errors import DavssError, StorageError
 from davss.media.audio import write_audio
 
-REPORT, SPREAD = "separation.json", "spread.npz"
+REPORT, SPREAD, PREVIEW = "separation.json", "spread.npz", "preview.html"
+
+
+class Extras(Protocol):
+    """Files beside the sources: their `names`, and what writes them into a folder that holds the
+    sources, for a report.
+    """
+
+    @property
+    def names(self) -> Sequence[str]: ...
+
+    def write(self, folder: Path, report: Mapping[str, Any]) -> None: ...
 
 
 def source_files(num_speakers: int) -> list[str]:
@@ -57,18 +68,22 @@ def write_results(
     sample_rate: int,
     spread: Tensor | None,
     report: Mapping[str, Any],
+    extras: Extras | None = None,
 ) -> dict[str, Any]:
     """Write each source (T,) under its name, the spread (M, F, N) of several draws, and the report
     with the names of all files, which is returned. All of them appear in `out`, or none; what an
-    earlier separation has left there besides is removed.
+    earlier separation has left there besides is removed. `extras` make other files of these.
     """
     report = {**report, "files": [*sources, *([] if spread is None else [SPREAD])]}
+    report["files"] += extras.names if extras else []
     stale = set(_written_before(out)) - set(report["files"])
     with staging_folder(out) as staging:
         for name, source in sources.items():
             write_audio(staging / name, source.numpy(), sample_rate)
         if spread is not None:
             write_spread(staging / SPREAD, [Path(name).stem for name in sources], spread)
+        if extras:
+            extras.write(staging, report)
         (staging / REPORT).write_text(json.dumps(report, indent=2) + "\n")
         for name in [*report["files"], REPORT]:
             os.replace(staging / name, out / name)
@@ -117,5 +132,6 @@ def _written_before(out: Path) -> list[str]:
         files = json.loads((out / REPORT).read_text())["files"]
     except (OSError, ValueError, KeyError, TypeError):
         return []
-    known = {SPREAD, *source_files(len(files))}
+    known = {SPREAD, PREVIEW, *source_files(len(files))}
+    known |= {f"speaker_{k + 1}{suffix}" for k in range(len(files)) for suffix in (".mp4", ".mkv")}
     return [name for name in files if name in known]

@@ -178,3 +178,26 @@ def test_two_real_people_side_by_side_are_separated(tmp_path):
 def _wav(path: Path, audio: np.ndarray) -> Path:
     soundfile.write(path, audio, RATE)
     return path
+
+
+def test_videos_and_a_page_beside_the_sources(folder, tmp_path, capsys):
+    report = separate(folder, "two.mp4", tmp_path, "--mux", "--preview")
+    assert report["files"][-3:] == ["speaker_1.mp4", "speaker_2.mp4", "preview.html"]
+    assert read_audio(tmp_path / "speaker_2.mp4")[1] == RATE
+    html = (tmp_path / "preview.html").read_text()
+    assert html.count('class="face"') == 2 and html.count("<audio") == 4
+    again = separate(folder, "two.mp4", tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {*again["files"], "separation.json"}
+
+
+def test_a_sound_has_no_picture_to_copy(folder, tmp_path, capsys):
+    soundfile.write(tmp_path / "x.wav", noise()[0], RATE)
+    with pytest.raises(SystemExit):
+        separate(tmp_path, "x.wav", tmp_path / "out", "--mux", *places(folder))
+    assert "x.wav: has no moving picture" in capsys.readouterr().err
+    separate(tmp_path, "x.wav", tmp_path / "out", "--preview", *places(folder))
+    assert "speaker_1" in (tmp_path / "out" / "preview.html").read_text()
+
+
+def places(folder: Path) -> tuple[str, ...]:
+    return ("--speech-prior", str(folder / "speech"), "--noise-prior", str(folder / "noise"))

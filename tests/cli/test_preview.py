@@ -1,0 +1,119 @@
+"""The page of a separation: everything inside, players that work in a browser."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import aiohttp
+import numpy as np
+import pytest
+import soundfile
+
+from davss.cli.preview import LONGEST, levels_db, write_preview
+
+RATE = 16_000
+TRY = """<script>
+const pause = () => new Promise((done) => setTimeout(done, 20));
+const until = async (what) => {
+  for (let n = 0; n < 2000 && !what(); n += 1) await pause();
+  return what();
+};
+const [recording, voice] = [...document.querySelectorAll("audio")];
+const [play, swap] = document.querySelectorAll("section")[1].querySelectorAll("button");
+(async () => {
+  const tried = [];
+  play.click();
+  tried.push(await until(() => voice.currentTime > 0.1 && !voice.paused));
+  swap.click();
+  tried.push(await until(() => recording.currentTime > 0.1 && !recording.paused && voice.paused));
+  play.click();
+  tried.push(await until(() => recording.paused && play.textContent === "Play"));
+  document.body.dataset.tried = tried.join();
+})();
+</script></body>"""
+
+
+@pytest.fixture
+def page(tmp_path) -> Path:
+    voice = 0.1 * np.random.default_rng(0).standard_normal(3 * RATE).astype(np.float32)
+    soundfile.write(tmp_path / "speaker_1.wav", voice, RATE, subtype="FLOAT")
+    soundfile.write(tmp_path / "noise.wav", 0 * voice, RATE, subtype="FLOAT")
+    sources = {name: tmp_path / f"{name}.wav" for name in ("speaker_1", "noise")}
+    face = np.random.default_rng(0).integers(0, 255, (90, 70, 3), dtype=np.uint8)
+    path = tmp_path / "preview.html"
+    given = "<b>$x.mp4", (voice, RATE), sources, {"speaker_1": face}, 3.0, ["a & b"]
+    write_preview(path, *given)
+    return path
+
+
+def test_the_page_holds_all_and_asks_for_nothing(page):
+    html = page.read_text()
+    assert html.count("<audio") == 3 and html.count('class="face"') == 1
+    assert "&lt;b&gt;$x.mp4" in html and "<li>a &amp; b</li>" in html and "<b>$" not in html
+    assert set(re.findall(r'(?:src|href)="([a-z/0-9]+:[a-z0-9]+)', html)) == {
+        "data:image", "data:audio"
+    }  # fmt: skip
+    assert "default-src 'none'" in html and "http" not in re.sub(
+        r'content="[^"]*"|http-equiv', "", html
+    )
+
+
+def test_long_sound_is_cut_in_the_page_alone(tmp_path):
+    quiet = np.zeros((LONGEST + 5) * 8000, np.float32)
+    quiet[::100] = 0.1
+    soundfile.write(tmp_path / "noise.wav", quiet, 8000)
+    mixture = quiet[: LONGEST * 8000], 8000
+    sources = {"noise": tmp_path / "noise.wav"}
+    write_preview(tmp_path / "x.html", "x", mixture, sources, {}, LONGEST + 5.0, [])
+    html = (tmp_path / "x.html").read_text()
+    assert "The first 5 minutes of 5.1" in html and html.count('data-seconds="300.000"') == 2
+
+
+@pytest.mark.parametrize("rate", [4000, 8000, 44_100, 192_000])
+def test_a_tone_lies_where_it_belongs(rate):
+    tone = np.sin(2 * np.pi * 1000 * np.arange(2 * rate) / rate).astype(np.float32)
+    levels = levels_db(tone, rate)
+    height = levels.mean(1).argmax() / (levels.shape[0] - 1)
+    assert abs(height - 1000 / (rate / 2)) < 0.02 and 50 < levels.shape[1] <= 1002
+
+
+def test_the_players_work_in_a_browser(page, tmp_path):
+    browsers = ("chromium", "chromium-browser", "google-chrome")
+    browser = next(filter(None, map(shutil.which, browsers)), None)
+    if browser is None:
+        pytest.skip(f"none of {', '.join(browsers)} is on PATH")
+    page.write_text(page.read_text().replace("</body>", TRY))
+    flags = "--headless --no-sandbox --disable-gpu --no-first-run --remote-debugging-port=0"
+    flags += " --disable-background-networking --autoplay-policy=no-user-gesture-required"
+    folder = tmp_path / "profile"
+    command = [browser, *flags.split(), f"--user-data-dir={folder}", page.as_uri()]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            where = next(line for line in process.stderr if line.startswith("DevTools listening"))
+            port = re.search(r":(\d+)/", where)[1]
+            said = asyncio.run(_ask(port, "document.body.dataset.tried"))
+        finally:
+            process.terminate()
+    assert said == "true,true,true"
+
+
+async def _ask(port: str, expression: str) -> str:
+    """What an expression of the browser's page has become, asked until it is something."""
+    async with aiohttp.ClientSession() as session:
+        async with session.get(f"http://127.0.0.1:{port}/json") as reply:
+            (tab,) = [one for one in await reply.json() if one["type"] == "page"]
+        async with session.ws_connect(tab["webSocketDebuggerUrl"], max_msg_size=0) as socket:
+            for number in range(200):
+                given = {"expression": expression}
+                await socket.send_json(
+                    {"id": number, "method": "Runtime.evaluate", "params": given}
+                )
+                result = (await socket.receive_json())["result"]["result"]
+                if "value" in result:
+                    return result["value"]
+                await asyncio.sleep(0.2)
+    return "nothing"
