@@ -306,7 +306,9 @@ def test_help_and_mistakes_answer_quickly(flags, status):
     assert done.returncode == status and "torch" not in done.stderr
 
 
-@pytest.mark.parametrize("command", ["", "separate", "validate", "info", "convert", "profile"])
+@pytest.mark.parametrize(
+    "command", ["", "separate", "score", "validate", "info", "convert", "profile"]
+)
 def test_help_is_ascii(command, capsys):
     with pytest.raises(SystemExit):
         main([*command.split(), "--help"])

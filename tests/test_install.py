@@ -76,6 +76,7 @@ def test_every_command_works_or_names_the_extra(tmp_path):
         done = run(tmp_path, "-m", "davss", *command.split())
         assert done.returncode == 0 or "a wav recording" in done.stderr, done.stderr
     for command in (
+        "davss score --estimates . --references .",
         "davss validate manifests --storage .",
         "pipelines.report",
         "pipelines.shards wham",

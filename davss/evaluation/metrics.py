@@ -1,13 +1,14 @@
 """Scores of a separated source against its reference: SI-SDR, PESQ and ESTOI (docs/method.md §10).
 
-There is no search over permutations: the lips fix who is who. B batch, K speakers, T samples.
+There is no search over permutations: the lips fix who is who, or `best_order` does beforehand.
+B batch, K speakers, M sources, T samples.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,16 @@ import torch
 from torch import Tensor
 
 from davss.errors import DavssError
+from davss.evaluation import listeners as trained
+from davss.media.resampling import resample
 
 SI_SDR_METRICS = ("si_sdr", "si_sdr_mixture", "si_sdri")
 PERCEPTUAL_METRICS = ("pesq", "pesq_mixture", "estoi", "estoi_mixture")
 METRICS = SI_SDR_METRICS + PERCEPTUAL_METRICS
 SOURCE_METRICS = (*METRICS, "si_sir", "si_sar", "si_sdr_other")  # those of one source of several
 PESQ_MODES = {8000: "nb", 16000: "wb"}
+NOISE = "noise"  # the source that is no speaker
+LOWEST = 1e3  # dB, stands for a ratio that does not exist
 
 Signal = Tensor | np.ndarray
 
@@ -70,7 +75,7 @@ def si_sir_sar(estimate: np.ndarray, references: np.ndarray, index: int) -> tupl
 def score(
     estimate: Signal,
     reference: Signal,
-    mixture: Signal,
+    mixture: Signal | None,
     sample_rate: int,
     *,
     perceptual: bool = True,
@@ -78,22 +83,25 @@ def score(
 ) -> dict[str, float]:
     """All `METRICS` of an estimate (T,) and of the mixture (T,) against the reference (T,).
 
-    SI-SDR in dB (si_sdri is what separation adds), PESQ as MOS-LQO (wide-band at 16 kHz, narrow-
-    band at 8 kHz), ESTOI in 0…1; `sample_rate` in Hz. A metric that does not exist for these
-    signals (no utterance, too short, another rate) is NaN, and `reasons`, if given, gets its name
-    and why; `perceptual=False` leaves PESQ and ESTOI out as NaN. Raises DavssError for signals of
-    different lengths.
+    SI-SDR in dB (si_sdri is what separation adds), PESQ as MOS-LQO (narrow-band at 8 kHz, wide-band
+    at 16 kHz, to which higher rates are resampled), ESTOI in 0…1; `sample_rate` in Hz. A metric
+    that does not exist for these signals (no mixture, no utterance, too short, another rate) is
+    NaN, and `reasons`, if given, gets its name and why; `perceptual=False` leaves PESQ and ESTOI
+    out as NaN. Raises DavssError for signals of different lengths.
     """
-    signals = [_double(signal) for signal in (estimate, reference, mixture)]
+    given = {"": estimate} | ({} if mixture is None else {"_mixture": mixture})
+    signals = [_double(signal) for signal in (reference, *given.values())]
     if any(signal.shape != signals[0].shape for signal in signals):
         shapes = " × ".join(str(tuple(signal.shape)) for signal in signals)
         raise DavssError(
-            f"score: estimate, reference and mixture must be (T,) of one length, not {shapes}"
+            f"score: reference, estimate and mixture must be (T,) of one length, not {shapes}"
         )
     reasons = {} if reasons is None else reasons
     result = dict.fromkeys(METRICS, math.nan)
-    clean = signals[1]
-    for suffix, signal in (("", signals[0]), ("_mixture", signals[2])):
+    clean = signals[0]
+    if np.ptp(clean) == 0:
+        reasons["si_sdr"] = "reference is silent"
+    for suffix, signal in zip(given, signals[1:], strict=True):
         if not np.isfinite(signal).all():
             reasons["si_sdr" + suffix] = "signal has NaN or infinite samples"
             continue
@@ -111,45 +119,65 @@ def score(
 def score_sources(
     estimates: np.ndarray,
     references: np.ndarray,
-    mixture: np.ndarray,
+    mixture: np.ndarray | None,
     sample_rate: int,
     *,
+    names: Sequence[str] | None = None,
     perceptual: bool = True,
+    listeners: Collection[str] = (),
 ) -> list[dict[str, Any]]:
-    """One row per source of a separated mixture (T,): estimates and references (K+1, T), the noise
-    last; `sample_rate` in Hz.
+    """One row per source of a separated mixture (T,), if that is known: estimates and references
+    (M, T); `sample_rate` in Hz.
 
-    A row is `source` (speaker_1 … speaker_K, noise), `SOURCE_METRICS` and `error` (None, or why a
-    metric is NaN). `si_sdr_other` is that of the best estimate of another speaker against this
-    one, NaN where there is no other; the noise has no PESQ and no ESTOI, and nothing has with
-    `perceptual` False. Raises DavssError when the estimates do not fit the references.
+    A row is `source`, one of `names`, by default speaker_1 … speaker_K, noise; `SOURCE_METRICS`,
+    those of `listeners` (`davss.evaluation.listeners`), and `error` (None, or why a metric is NaN).
+    `si_sdr_other` is that of the best estimate of another speaker against this one, NaN where there
+    is no other; of the noise there are SI ratios alone, and of all sources with `perceptual` False
+    and no listeners. A source without an estimate, all NaN, is scored as such, and interferes with
+    the others all the same. Raises DavssError when the estimates do not fit the references.
     """
     if estimates.shape != references.shape:
         raise DavssError(
             f"estimates {estimates.shape} do not fit references {references.shape}; run the "
             "separate stage again"
         )
+    names = source_names(len(references) - 1) if names is None else list(names)
     estimates, references = _double(estimates), _double(references)
     rows = []
-    for index, name in enumerate(source_names(len(references) - 1)):
+    for index, name in enumerate(names):
         reasons: dict[str, str] = {}
         own = estimates[index], references[index]
-        wanted = perceptual and name != "noise"
+        speaks, heard = name != NOISE, bool(np.isfinite(own[0]).all())
+        wanted = perceptual and speaks
         metrics = score(*own, mixture, sample_rate, perceptual=wanted, reasons=reasons)
         sir, sar = math.nan, math.nan
-        if np.isfinite(own[0]).all():
+        if heard and len(references) > 1:
             sir, sar = si_sir_sar(own[0], references, index)
-        others = [k for k in range(len(references) - 1) if k != index and name != "noise"]
+        others = [k for k, other in enumerate(names) if k != index and speaks and other != NOISE]
         found = torch.from_numpy(estimates[others])
         of_others = si_sdr(found, torch.from_numpy(own[1])).tolist()
         metrics |= {"si_sir": sir, "si_sar": sar, "si_sdr_other": max(of_others, default=math.nan)}
+        metrics |= dict.fromkeys(trained.metrics_of(listeners), math.nan)
+        if speaks and heard:
+            metrics |= trained.listen(*own, sample_rate, listeners, reasons)
         rows.append({"source": name, **metrics, "error": _sentence(reasons)})
     return rows
 
 
+def best_order(estimates: np.ndarray, references: np.ndarray) -> list[int]:
+    """Of every reference (M, T) the number of its estimate (M, T), so that the sum of all SI-SDR is
+    the highest; what has none comes last.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    found, clean = (torch.from_numpy(_double(one)) for one in (estimates, references))
+    ratios = si_sdr(found[None], clean[:, None]).nan_to_num(-LOWEST, LOWEST, -LOWEST)
+    return linear_sum_assignment(ratios.clamp(-LOWEST, LOWEST).numpy(), maximize=True)[1].tolist()
+
+
 def source_names(num_speakers: int) -> list[str]:
     """speaker_1 … speaker_K, noise: the order of channels in an estimate."""
-    return [f"speaker_{index + 1}" for index in range(num_speakers)] + ["noise"]
+    return [f"speaker_{index + 1}" for index in range(num_speakers)] + [NOISE]
 
 
 def _double(signal: Signal) -> np.ndarray:
@@ -185,6 +213,11 @@ def _attempt(
 
 
 def _pesq(clean: np.ndarray, signal: np.ndarray, sample_rate: int) -> float:
+    if sample_rate > 16000:
+        clean, signal = (
+            resample(torch.from_numpy(one), sample_rate, 16000).numpy() for one in (clean, signal)
+        )
+        sample_rate = 16000
     if sample_rate not in PESQ_MODES:
         raise ValueError(f"PESQ is defined at 8000 and 16000 Hz, not at {sample_rate} Hz")
     try:

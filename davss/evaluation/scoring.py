@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas
@@ -22,6 +22,9 @@ from davss.evaluation.metrics import SOURCE_METRICS, score_sources, source_names
 from davss.evaluation.mixtures import Library
 from davss.evaluation.records import COST, read_estimate
 from davss.evaluation.trials import UNTRAINED, Trial
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 WORTH_A_PROCESS = 40  # mixtures that take about as long as a process does to start
 FACTS = ("arm", "key", "num_speakers", "condition", "noise_model", "sir_db", "snr_db")
@@ -45,7 +48,7 @@ def score_plan(
     """
     work = partial(score_trial, library=library, storage=storage, perceptual=perceptual)
     pairs = list(zip(trials, records.to_dict("records"), strict=True))
-    rows = [row for rows in _parallel(work, pairs, num_processes) for row in rows]
+    rows = [row for rows in in_processes(work, pairs, num_processes) for row in rows]
     return pandas.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -97,17 +100,21 @@ def _scene_seen(trial: Trial) -> bool | None:
     return trial.row.get("scene_seen")
 
 
-def _parallel(
-    work: Any, pairs: list[tuple[Trial, dict[str, Any]]], num_processes: int
-) -> Iterator[list[dict[str, Any]]]:
-    """`work` on every pair, in their order, in as many processes as are worth their start."""
-    count = min(num_processes, -(-len(pairs) // WORTH_A_PROCESS))
-    bar = partial(tqdm, total=len(pairs), desc="score", unit="trial")
+def in_processes(
+    work: Callable[[Item], Result],
+    items: Sequence[Item],
+    num_processes: int,
+    unit: str = "trial",
+    worth: int = WORTH_A_PROCESS,
+) -> Iterator[Result]:
+    """`work` on every item, in their order, in as many processes as are worth their start."""
+    count = min(num_processes, -(-len(items) // worth))
+    bar = partial(tqdm, total=len(items), desc="score", unit=unit)
     if count <= 1:
-        yield from bar(map(work, pairs))
+        yield from bar(map(work, items))
         return
     # Not fork: a forked child of a process that has used torch's threads can hang.
     context = multiprocessing.get_context("spawn")
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the children: one core each
     with ProcessPoolExecutor(count, context) as pool:
-        yield from bar(pool.map(work, pairs, chunksize=4))
+        yield from bar(pool.map(work, items, chunksize=min(4, worth)))

@@ -59,7 +59,7 @@ def test_a_failed_mixture_has_its_reason_and_no_scores(separated):
 
 def test_many_trials_are_scored_in_several_processes_in_order(project, monkeypatch):
     count = scoring.WORTH_A_PROCESS + 1
-    found = list(scoring._parallel(str, list(range(count)), 2))
+    found = list(scoring.in_processes(str, list(range(count)), 2))
     assert found == [str(i) for i in range(count)]
     monkeypatch.setenv("DAVSS_NUM_PROCESSES", "0")
     with pytest.raises(DavssError, match="DAVSS_NUM_PROCESSES=0"):
