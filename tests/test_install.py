@@ -1,17 +1,22 @@
 """What an installation without extras can do, and how `make` and `pip` set davss up."""
 
 import hashlib
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+
+from tests.media.making import noise, write
+from tests.media.people import person
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -146,3 +151,62 @@ def test_the_face_models_are_those_described():
     for model in folder.glob("*.tflite"):
         assert f"`{model.name}`" in (page := (folder / "README.md").read_text())
         assert hashlib.sha256(model.read_bytes()).hexdigest() in page
+
+
+@pytest.fixture(scope="module")
+def dist(tmp_path_factory):
+    """A source distribution and the wheel made of it, and a Python that has what checks them."""
+    folder = tmp_path_factory.mktemp("dist")
+    python = folder / "tools" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", folder / "tools"], check=True)
+    tools = [python, "-m", "pip", "install", "-q", "build", "twine", "check-wheel-contents"]
+    if subprocess.run(tools, capture_output=True).returncode:
+        pytest.skip("no package index: build, twine and check-wheel-contents cannot be installed")
+    source = folder / "source"
+    shutil.copytree(ROOT / "davss", source / "davss", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    done = subprocess.run([python, "-m", "build", source], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return python, *sorted((source / "dist").iterdir())
+
+
+@pytest.mark.slow
+def test_what_is_published_is_well_formed(dist):
+    python, wheel, sdist = dist
+    assert (wheel.suffix, sdist.suffix) == (".whl", ".gz")
+    contents = ["check_wheel_contents", "--ignore", "W002", wheel]  # two priors share an encoder
+    for command in (["twine", "check", "--strict", wheel, sdist], contents):
+        done = subprocess.run([python, "-m", *command], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert wheel.stat().st_size < 15e6, wheel.stat().st_size
+
+
+@pytest.mark.slow
+def test_the_wheel_alone_separates_sound_and_pictures(dist, tmp_path):
+    """In an environment of its own, which shares nothing with this one but the dependencies."""
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "env"], check=True)
+    python = tmp_path / "env" / "bin" / "python"
+    install = [python, "-m", "pip", "install", "-q", "--no-deps", "--no-index", dist[1]]
+    subprocess.run(install, check=True)
+    (site,) = (tmp_path / "env" / "lib").glob("python*/site-packages")
+    extras = PROJECT["project"]["optional-dependencies"]
+    absent = imports(extras["workflow"]) - imports(PROJECT["project"]["dependencies"])
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    (site / "sitecustomize.py").write_text(BLOCK.format(names=absent))
+    write(tmp_path / "x.mp4", person(50, 3), noise(2.0))
+    soundfile.write(tmp_path / "x.wav", noise(2.0)[0], 16000)
+    environment = {name: os.environ[name] for name in os.environ if not name.startswith("PYTHON")}
+    for name, flags in (("x.wav", []), ("x.mp4", ["--mux", "--preview"])):
+        out = tmp_path / f"out-{name}"
+        command = [python, "-m", "davss", "separate", tmp_path / name, "--out", out, *flags]
+        command += ["--num-steps", "1", "--num-samples", "1"]
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=environment, cwd=tmp_path
+        )
+        assert done.returncode == 0, done.stderr
+        assert (out / "speaker_1.wav").is_file()
+    assert json.loads((out / "separation.json").read_text())["faces"]
+    where = [python, "-c", "import davss; print(davss.__file__, davss.__version__)"]
+    done = subprocess.run(where, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert str(site) in done.stdout and PROJECT["project"]["version"] in done.stdout
