@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 import davss
-from davss.cli import main
+from davss.cli import application, main
 from davss.cli.application import set_threads
 from davss.config import (
     PRESETS,
@@ -133,6 +133,33 @@ def test_what_an_earlier_separation_left_is_removed(folder, tmp_path):
     main(arguments(folder, **out, **{"--num-samples": "1"}))
     left = {path.name for path in (tmp_path / "out").iterdir()}
     assert left == names - {"speaker_2.wav"}
+
+
+def test_an_interrupted_run_goes_on(folder, tmp_path, capsys, monkeypatch):
+    class Bar(application.tqdm):
+        most = 5
+
+        def update(self, num=1):
+            super().update(num)
+            if self.n > self.most:
+                raise KeyboardInterrupt
+
+    flags = {"--window-seconds": "0.4", "--overlap-seconds": "0.08", "--num-samples": "1"}
+    flags |= {"--batch-size": "1"}
+    main(arguments(folder, **places(folder, tmp_path / "whole"), **flags))
+    monkeypatch.setattr(application, "tqdm", Bar)
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments(folder, **places(folder, tmp_path / "out"), **flags))
+    assert stopped.value.code == 130
+    assert [file.name for file in (tmp_path / "out").iterdir()] == [".davss-unfinished"]
+    assert "the same command again goes on there" in capsys.readouterr().err
+    Bar.most = 99
+    main(arguments(folder, **places(folder, tmp_path / "out"), **flags))
+    names = {"speaker_1.wav", "noise.wav", "separation.json"}
+    assert {file.name for file in (tmp_path / "out").iterdir()} == names
+    for name in ("speaker_1.wav", "noise.wav"):
+        found, whole = (soundfile.read(tmp_path / part / name)[0] for part in ("out", "whole"))
+        np.testing.assert_array_equal(found, whole)
 
 
 @pytest.mark.parametrize("factor", [1e-6, 1e4])

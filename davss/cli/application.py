@@ -4,8 +4,10 @@ Shapes: L speakers with lips · K speakers · T samples · V video frames · D v
 """
 
 import os
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,11 @@ from davss.config import NoiseModel, SamplerConfig, SeparationConfig, to_dict
 from davss.diffusion.prior import NoisePrior, SpeechPrior, load_prior
 from davss.errors import DavssError
 from davss.networks.visual import BravenLips
+from davss.posterior.kept import Kept
 from davss.posterior.separator import Separator
 from davss.small import is_packaged
+
+UNFINISHED = ".davss-unfinished"  # below the folder of results: windows of a run that was stopped
 
 
 def separate_file(
@@ -90,7 +95,7 @@ def separate_file(
     sound.print(recording)
     windows = separator.plan(round(seconds * separator.sample_rate))
     steps = separator.num_draw_steps * len(windows)
-    with tqdm(total=steps, unit="step", desc=str(recording)) as bar:
+    with tqdm(total=steps, unit="step", desc=str(recording)) as bar, _told_how_to_go_on(out):
         result = separator(
             torch.from_numpy(audio)[None],
             None if seen is None else torch.from_numpy(seen)[None],
@@ -99,6 +104,7 @@ def separate_file(
             keys=[file.stem],
             seed=seed,
             callback=lambda step: bar.update(min(len(step.u), steps - bar.n)),  # not second tries
+            kept=Kept(out / UNFINISHED, lambda num: bar.update(num * separator.num_draw_steps)),
         )
     if result.errors[0]:
         raise DavssError(result.errors[0])
@@ -132,7 +138,19 @@ def separate_file(
         "warnings": sound.warnings + warnings,
         **({"faces": cast.report()} if own_picture else {}),
     }
-    return write_results(out, sources, sample_rate, spread, report, extras)
+    written = write_results(out, sources, sample_rate, spread, report, extras)
+    shutil.rmtree(out / UNFINISHED, ignore_errors=True)
+    return written
+
+
+@contextmanager
+def _told_how_to_go_on(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        if (out / UNFINISHED).is_dir():
+            print(f"note: --out {out}: the same command again goes on there", file=sys.stderr)
+        raise
 
 
 def about_priors(

@@ -26,6 +26,7 @@ from davss.media.resampling import resample
 from davss.networks.cpu import keep_freed_memory
 from davss.networks.precision import resolve
 from davss.posterior.inputs import check_lips, check_mixture, count_speakers
+from davss.posterior.kept import Kept
 from davss.posterior.noise_models import GaussianNoise, NmfNoise
 from davss.posterior.recordings import Excerpt, Outcome, Recordings, Separation, at_rate
 from davss.posterior.sampling import evaluations, generator, gentler, sample
@@ -113,6 +114,7 @@ class Separator:
         keys: Sequence[str] | None = None,
         seed: int = 0,
         callback: Callback | None = None,
+        kept: Kept | None = None,
     ) -> Separation:
         """Separate mixtures (B, T) sampled at `sample_rate`; the output has the same rate, length
         and device, whatever the level and the offset of the input.
@@ -121,7 +123,9 @@ class Separator:
         that do not show them, or None;
         num_speakers: speakers in all, default L or 1, those beyond L are off-screen (null
         condition); keys: one name per item, which with `seed` fixes the item's random numbers, by
-        default its index; callback: called with every `davss.posterior.Step`.
+        default its index; callback: called with every `davss.posterior.Step`; kept: where the
+        windows of a long recording are kept, so that the same separation goes on there another
+        time.
         Raises DavssError for non-finite or silent mixtures and for lips that do not cover the
         mixture.
         """
@@ -138,9 +142,15 @@ class Separator:
             raise DavssError("num_speakers = 0 with noise model none: nothing is left to find")
         work = self._recordings(signal, lips, keys, num_speakers)
         seen = lips.shape[1] if lips is not None else 0
+        if len(work.windows) == 1:
+            kept = None
+        if kept:
+            settings = self.sampler, self.execution.precision, self.dtype, self.sample_rate
+            kept.decided_by(self.speech_prior, self.noise_prior, settings)
         for wave in waves(len(work.windows), in_order=num_speakers - seen > 1):
             for excerpts in work.batches(wave, self.execution.batch_size):
-                work.add(excerpts, self._separate(excerpts, work, num_speakers, seed, callback))
+                outcome = self._separate(excerpts, work, num_speakers, seed, callback, kept)
+                work.add(excerpts, outcome)
         found = self._finish(work, signal, mixture.shape[-1], sample_rate, offset)
         return found.to(given.device)
 
@@ -199,9 +209,13 @@ class Separator:
         num_speakers: int,
         seed: int,
         callback: Callback | None,
+        kept: Kept | None = None,
     ) -> Outcome:
         """Sample windows together; those that diverge are sampled once more with half of zeta."""
         known, settled = work.known(excerpts)
+        place = kept.path(excerpts, known, settled, num_speakers, seed) if kept else None
+        if kept and place and (found := kept.load(place)):
+            return found
 
         def attempt(chosen: list[int], sampler: SamplerConfig, seed: int) -> tuple[Tensor, Trace]:
             trace = Trace(sampler.num_steps, callback)
@@ -219,13 +233,16 @@ class Separator:
             name = self.sampler.name
             failed = {retried[i]: second.explain(at, name) for i, at in second.diverged().items()}
             replace_items(steps, retried, second.tensors())
-        return Outcome(
+        outcome = Outcome(
             sources=drawn.mean(dim=0),
             trace=steps,
             retried=set(retried),
             failed=failed,
             spread=spread(drawn, self.sample_rate) if len(drawn) > 1 else None,
         )
+        if kept and place:
+            kept.save(place, outcome)
+        return outcome
 
     def _draw(
         self,
