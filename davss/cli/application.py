@@ -23,8 +23,10 @@ from davss.cli.output import check_folder, source_files, write_results
 from davss.config import NoiseModel, SamplerConfig, SeparationConfig, to_dict
 from davss.diffusion.prior import NoisePrior, SpeechPrior, load_prior
 from davss.errors import DavssError
+from davss.media.audio import resample
 from davss.networks.visual import BravenLips
 from davss.posterior.kept import Kept
+from davss.posterior.recordings import blocks_at_rate
 from davss.posterior.separator import Separator
 from davss.small import is_packaged
 
@@ -84,10 +86,10 @@ def separate_file(
             cast = Cast()
             seen = np.stack([read_lips(path, speech, sound) for path in paths]) if paths else None
         extras = plan_extras(recording, file, sound, cast, total, mux, preview)
-    audio, sample_rate, seconds = sound.audio, sound.rate, sound.seconds
+    sample_rate, seconds, length = sound.rate, sound.seconds, len(sound.audio)
     separator = Separator(speech, noise, sampler, device, execution)
     names = source_files(total)
-    check_folder(out, [*names, *extras.names], [file, *paths], 4 * len(names) * len(audio))
+    check_folder(out, [*names, *extras.names], [file, *paths], 4 * len(names) * length)
 
     rates = separator.sample_rate, sample_rate
     for line in about_priors(speech_prior, noise_prior, *rates, with_lips=bool(lips)):
@@ -95,12 +97,14 @@ def separate_file(
     sound.print(recording)
     windows = separator.plan(round(seconds * separator.sample_rate))
     steps = separator.num_draw_steps * len(windows)
+    signal = resample(sound.audio, sample_rate, separator.sample_rate)
+    sound.audio = signal  # an hour at 48 kHz is not kept beside its estimates
     with tqdm(total=steps, unit="step", desc=str(recording)) as bar, _told_how_to_go_on(out):
         result = separator(
-            torch.from_numpy(audio)[None],
+            torch.from_numpy(signal)[None],
             None if seen is None else torch.from_numpy(seen)[None],
             num_speakers=total,
-            sample_rate=sample_rate,
+            sample_rate=separator.sample_rate,
             keys=[file.stem],
             seed=seed,
             callback=lambda step: bar.update(min(len(step.u), steps - bar.n)),  # not second tries
@@ -108,11 +112,12 @@ def separate_file(
         )
     if result.errors[0]:
         raise DavssError(result.errors[0])
-    order, unclear = cast.order(result.speech[0].numpy(), sample_rate)
+    order, unclear = cast.order(result.speech[0].numpy(), separator.sample_rate)
     warnings = result.warnings[0] + [f"{recording}: {unclear}"] * bool(unclear)
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     voices = [result.speech[0][number] for number in order]
+    result.noise.add_(sound.offset)
     sources = dict(zip(names, [*voices, result.noise[0]], strict=True))
     spread = None
     if result.spread is not None:  # the noise, if it has one, is the last
@@ -138,7 +143,8 @@ def separate_file(
         "warnings": sound.warnings + warnings,
         **({"faces": cast.report()} if own_picture else {}),
     }
-    written = write_results(out, sources, sample_rate, spread, report, extras)
+    blocks = {name: blocks_at_rate(source, *rates, length) for name, source in sources.items()}
+    written = write_results(out, blocks, sample_rate, spread, report, extras)
     shutil.rmtree(out / UNFINISHED, ignore_errors=True)
     return written
 

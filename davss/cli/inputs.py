@@ -28,12 +28,14 @@ ALONE = "or separate {}by its sound alone with --speakers 1"
 
 @dataclass
 class Recording:
-    """A recording's sound: samples (T,) at its own rate in Hz, and when they begin, in s on the
-    file's clock. `notes` collects what the user should know, `warnings` what may be wrong.
+    """A recording's sound: samples (T,) at its own rate in Hz, less their mean, `offset`, and when
+    they begin, in s on the file's clock. `notes` collects what the user should know, `warnings`
+    what may be wrong.
     """
 
     path: Path
     audio: np.ndarray
+    offset: float
     rate: int
     start: float
     notes: list[str] = field(default_factory=list)
@@ -108,7 +110,9 @@ def read_recording(path: Path, channel: int | None = None) -> Recording:
     """The sound of a recording; DavssError when there is none to separate."""
     sound = read_sound(path)
     audio, warning = sound.mono(channel)
-    recording = Recording(path, audio, sound.rate, sound.start)
+    offset = np.float32(audio.mean(dtype=np.float64))
+    audio -= offset  # in place, as all that is done with what may be an hour long
+    recording = Recording(path, audio, float(offset), sound.rate, sound.start)
     recording.warnings += [warning] if warning else []
     if sound.missing:
         recording.warnings.append(f"{sound.missing}; separating what there is")
@@ -118,7 +122,7 @@ def read_recording(path: Path, channel: int | None = None) -> Recording:
             f"`ffmpeg -i IN -filter_complex amix=inputs={sound.tracks}:normalize=0 OUT.wav`"
         )
     if channel is None:
-        require_sound(audio - audio.mean(), path, SILENCE)
+        require_sound(audio, path, SILENCE)
     elif np.ptp(audio) <= SILENCE:
         raise DavssError(f"{path}: channel {channel} is silent; give another or none")
     if recording.seconds < SHORTEST:

@@ -17,7 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from davss.errors import DavssError, StorageError
-from davss.media.audio import write_audio
+from davss.media.audio import write_blocks
 
 REPORT, SPREAD, PREVIEW = "separation.json", "spread.npz", "preview.html"
 
@@ -64,22 +64,23 @@ def check_folder(out: Path, names: Sequence[str], inputs: Iterable[Path], num_by
 
 def write_results(
     out: Path,
-    sources: Mapping[str, Tensor],
+    sources: Mapping[str, Iterable[Tensor]],
     sample_rate: int,
     spread: Tensor | None,
     report: Mapping[str, Any],
     extras: Extras | None = None,
 ) -> dict[str, Any]:
-    """Write each source (T,) under its name, the spread (M, F, N) of several draws, and the report
-    with the names of all files, which is returned. All of them appear in `out`, or none; what an
-    earlier separation has left there besides is removed. `extras` make other files of these.
+    """Write each source, in blocks (n,), under its name, the spread (M, F, N) of several draws, and
+    the report with the names of all files, which is returned. All of them appear in `out`, or none;
+    what an earlier separation has left there besides is removed. `extras` make other files of
+    these.
     """
     report = {**report, "files": [*sources, *([] if spread is None else [SPREAD])]}
     report["files"] += extras.names if extras else []
     stale = set(_written_before(out)) - set(report["files"])
     with staging_folder(out) as staging:
         for name, source in sources.items():
-            write_audio(staging / name, source.numpy(), sample_rate)
+            write_blocks(staging / name, (block.numpy() for block in source), sample_rate)
         if spread is not None:
             write_spread(staging / SPREAD, [Path(name).stem for name in sources], spread)
         if extras:

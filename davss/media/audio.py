@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -26,6 +28,8 @@ QUIET = 1e-3  # a channel below this part of the loudest (−60 dB) is silent
 CANCELLED = 0.1  # channels whose mean has less than this part of the power that it should have
 JITTER = 0.04  # s by which time stamps may miss the samples counted: they are rounded
 LONGEST_GAP = 600.0  # s
+GROWTH = 1 << 22  # samples
+REFUSED = "{}: refusing to write empty or non-finite audio"
 ENDLESS = "{}: cut short: its end is missing"
 
 
@@ -61,7 +65,9 @@ class Sound:
         heard = np.flatnonzero(rms > max(SILENCE_RMS, QUIET * rms.max()))
         if len(heard) == 0:
             return self.samples.mean(0), ""
-        mean = self.samples[heard].mean(0)
+        mask = np.isin(np.arange(count), heard)[:, None]
+        mean = np.add.reduce(self.samples, axis=0, where=mask)  # an hour is not copied for it
+        mean /= np.float32(len(heard))
         if np.square(_rms(mean)) < CANCELLED * np.square(rms[heard]).mean() / len(heard):
             loudest = int(rms.argmax())
             return self.samples[loudest], (
@@ -102,7 +108,7 @@ def read_sound(path: str | Path) -> Sound:
     """
     path = require_file(path)
     claimed = headers.claimed_sound(path)
-    sound = _read_soundfile(path, *claimed) if claimed is not None else None
+    sound = _read_soundfile(path, claimed)
     if sound is None:
         options = {"ignore_length": "1"} if claimed is None else {}
         sound, track = _read_container(path, 0, options), 1
@@ -114,7 +120,7 @@ def read_sound(path: str | Path) -> Sound:
         raise DavssError(f"{path}: its header is broken, no sound is found; convert it to wav")
     if sound.samples.size == 0:
         raise DavssError(f"{path}: holds no audio samples; nothing was recorded in it")
-    if not np.isfinite(sound.samples).all():
+    if not all(np.isfinite(channel).all() for channel in sound.samples):
         raise DavssError(f"{path}: audio has NaN or infinite samples; write the file again")
     return sound
 
@@ -129,13 +135,48 @@ def resample(audio: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
 
 def write_audio(path: str | Path, audio: np.ndarray, sample_rate: int) -> None:
     """Write (T,) or (C, T) as a float32 wav file, all or nothing; DavssError on NaN, inf, empty."""
-    path, audio = Path(path), np.asarray(audio, dtype=np.float32)
-    if audio.size == 0 or not np.isfinite(audio).all():
-        raise DavssError(f"{path}: refusing to write empty or non-finite audio")
-    buffer = io.BytesIO()  # libsndfile does not tell a full disk from other failures
-    soundfile.write(buffer, audio.T, sample_rate, subtype="FLOAT", format="WAV")
-    with publish(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
+    write_blocks(path, [np.asarray(audio, dtype=np.float32)], sample_rate)
+
+
+def write_blocks(path: str | Path, blocks: Iterable[np.ndarray], sample_rate: int) -> None:
+    """The same of audio in blocks (n,) or (C, n), of which one at a time is held."""
+    path, blocks = Path(path), _writable(blocks, Path(path))
+    first = next(blocks, None)
+    if first is None:
+        raise DavssError(REFUSED.format(path))
+    channels = 1 if first.ndim == 1 else len(first)
+    with publish(path) as temporary, _Target(temporary, "wb") as file:
+        try:
+            with soundfile.SoundFile(
+                file, "w", sample_rate, channels, "FLOAT", format="WAV"
+            ) as sound:
+                for block in chain([first], blocks):
+                    sound.write(block.T)
+        finally:
+            if file.error is not None:
+                raise file.error
+
+
+class _Target(io.FileIO):
+    """A file for libsndfile, which does not tell a full disk from other failures."""
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        done = 0
+        try:
+            while done < len(data):
+                done += super().write(data[done:])
+        except OSError as error:
+            self.error = error
+        return done
+
+
+def _writable(blocks: Iterable[np.ndarray], path: Path) -> Iterator[np.ndarray]:
+    for block in blocks:
+        if block.size == 0 or not np.isfinite(block).all():
+            raise DavssError(REFUSED.format(path))
+        yield block
 
 
 def require_sound(audio: np.ndarray, name: str | Path, least: float = SILENCE_RMS) -> None:
@@ -149,46 +190,55 @@ def _rms(audio: np.ndarray) -> float:
     return float(np.sqrt(total / max(len(audio), 1)))
 
 
-def _read_soundfile(path: Path, claimed: int, left: int) -> Sound | None:
+def _read_soundfile(path: Path, claimed: tuple[int, int] | None) -> Sound | None:
     """None for a file that PyAV may know better than libsndfile does."""
     with open(path, "rb") as file:
-        start = file.read(4)
-    if start.startswith(MPEG):
+        start, is_wav = file.read(4), headers.wav_start(file) is not None
+    if start.startswith(MPEG) and not is_wav:
+        return None
+    sources = headers.rewritten(path, to_the_end=claimed is None) if is_wav else []
+    if claimed is None and not sources:
         return None
     try:
         if start == b"OggS":
             samples, rate, promised = _read_ogg(path.read_bytes())
+        elif len(sources) > 1:
+            samples, rate, promised = _read_all(sources)
         else:
-            source = (headers.joined(path) if start == b"RIFF" else None) or path
-            with soundfile.SoundFile(source) as sound:
+            with soundfile.SoundFile(sources[0] if sources else path) as sound:
                 samples = sound.read(len(sound), dtype="float32", always_2d=True).T
                 rate, promised = int(sound.samplerate), len(sound)
     except (soundfile.LibsndfileError, RuntimeError, ValueError, MemoryError):
         return None
-    there = samples.shape[1]
+    there, (claim, left) = samples.shape[1], claimed or (0, 0)
     if there < promised:
         return None
     missing = ENDLESS.format(path) if headers.breaks_off(path) else ""
-    if claimed > left:
-        promised = claimed if there == left else there * claimed // max(left, 1)
+    if claim > left:
+        promised = claim if there == left else there * claim // max(left, 1)
         missing = _missing(path, promised, there, rate)
-    return Sound(path, np.ascontiguousarray(samples), rate, missing=missing)
+    return Sound(path, samples, rate, missing=missing)
+
+
+def _read_all(sources: Iterable[io.BytesIO]) -> tuple[np.ndarray, int, int]:
+    """Samples (C, T) of files of several formats, one after the other, at the rate of the
+    first; that rate and T. ValueError when there are none.
+    """
+    line, rate = _Line(), 0
+    for source in sources:
+        samples, own_rate = soundfile.read(source, dtype="float32", always_2d=True)
+        rate = rate or int(own_rate)
+        line.add(resample(samples.T, int(own_rate), rate))
+    if not rate:
+        raise ValueError("no sound")
+    return line.samples(), rate, line.length
 
 
 def _read_ogg(content: bytes) -> tuple[np.ndarray, int, int]:
-    """Samples (C, T) of all streams, one after the other, of which libsndfile reads one; their rate
-    and T. ValueError when they differ, and libsndfile's own errors for other kinds of streams.
-    """
+    """The same of all streams, of which libsndfile reads one; its own errors for other kinds."""
     starts = [match.start() for match in re.finditer(re.escape(FIRST_PAGE), content)]
-    parts, rates = [], set()
-    for begin, end in zip(starts, [*starts[1:], len(content)], strict=True):
-        stream = io.BytesIO(content[begin:end])
-        samples, rate = soundfile.read(stream, dtype="float32", always_2d=True)
-        parts.append(samples.T)
-        rates.add(int(rate))
-    (rate,) = rates
-    together = np.concatenate(parts, axis=1)
-    return together, rate, together.shape[1]
+    ends = [*starts[1:], len(content)]
+    return _read_all(io.BytesIO(content[a:b]) for a, b in zip(starts, ends, strict=True))
 
 
 def _read_container(path: Path, track: int, options: dict[str, str]) -> Sound:
@@ -240,12 +290,12 @@ def _in_place(
     """All blocks by their time stamps, gaps silent: samples (C, T), rate, when the first is heard,
     and the length of the longest block.
     """
-    placed: list[np.ndarray] = []
-    rate, start, total, longest, back = 0, None, 0, 0, 0.0
+    line = _Line()
+    rate, start, longest, back = 0, None, 0, 0.0
     for time, block, own_rate in blocks:
         if start is None:
             rate, start = own_rate, time or 0.0
-        elif time is not None and abs(gap := time - start + back - total / rate) > JITTER:
+        elif time is not None and abs(gap := time - start + back - line.length / rate) > JITTER:
             if gap > LONGEST_GAP:
                 raise DavssError(
                     f"{path}: its time stamps leap by {gap:.0f} s; make them even with "
@@ -254,17 +304,35 @@ def _in_place(
             if gap < 0:
                 back -= gap  # set back, as in files put together: no sound is thrown away
             else:
-                placed.append(np.zeros((1, round(gap * rate)), np.float32))
-                total += placed[-1].shape[1]
+                line.add(np.zeros((1, round(gap * rate)), np.float32))
         if own_rate != rate:
             block = resample(block, own_rate, rate)
-        placed.append(block)
-        total, longest = total + block.shape[1], max(longest, block.shape[1])
-    count = max((len(block) for block in placed), default=1)
-    together = np.zeros((count, total), np.float32)
-    at, placed = 0, placed[::-1]
-    while placed:  # where fewer channels are sent for a while, all get their mean
-        block = placed.pop()
-        together[:, at : at + block.shape[1]] = block if len(block) == count else block.mean(0)
-        at += block.shape[1]
-    return together, rate, start or 0.0, longest
+        line.add(block)
+        longest = max(longest, block.shape[1])
+    return line.samples(), rate, start or 0.0, longest
+
+
+class _Line:
+    """Stretches of sound, one after the other, in memory that grows where it is: an hour is never
+    held twice.
+    """
+
+    def __init__(self) -> None:
+        self._held, self._channels, self.length = np.zeros(0, np.float32), 1, 0
+
+    def add(self, block: np.ndarray) -> None:
+        """Put (C, n) at the end. Where fewer channels are sent for a while, all get their mean."""
+        if len(block) > self._channels:
+            wide = np.repeat(self.samples().mean(0), len(block))
+            self._held, self._channels = wide, len(block)
+        if len(block) < self._channels:
+            block = block.mean(0, keepdims=True)
+        begin, end = (self._channels * n for n in (self.length, self.length + block.shape[1]))
+        if end > len(self._held):
+            self._held.resize(end + GROWTH, refcheck=False)
+        self._held[begin:end].reshape(-1, self._channels)[:] = block.T
+        self.length += block.shape[1]
+
+    def samples(self) -> np.ndarray:
+        """All of it, (C, T)."""
+        return self._held[: self.length * self._channels].reshape(-1, self._channels).T

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+from av.codec.context import Flags2
 from av.stream import Disposition
 
 from davss.errors import DavssError
@@ -133,6 +134,10 @@ class Packets:
         self._container, self.stream, self.lost = container, stream, 0
         self._format = container.format.name.split(",")[0]
         self._end, self._longest = 0.0, 0.0  # of the packets read, in s
+        self._alac = self._format == "caf" and stream.codec_context.name == "alac"
+        if self._alac:
+            # FFmpeg's own files have a short last packet, of which it would cut the rest again
+            stream.codec_context.flags2 |= Flags2.skip_manual
 
     def frames(self) -> Iterator[Any]:
         """Decoded frames, as they are shown; a packet that cannot be decoded is left out."""
@@ -170,7 +175,7 @@ class Packets:
         """When the stream is to end, in s of its own clock, as its header says, if it does."""
         stream = self.stream
         start = stream.start_time or 0
-        if self._format in WITH_DURATIONS and stream.duration:
+        if (self._format in WITH_DURATIONS or self._alac) and stream.duration:
             return float((start + stream.duration) * stream.time_base)
         if self._format in WITH_COUNTS and stream.frames:
             return float((start + stream.frames) * stream.time_base)

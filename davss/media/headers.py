@@ -6,13 +6,16 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO
 
 # What is written for a length that is not known yet, less up to a header's size.
 PLACEHOLDERS = (0x7FFFF000, 0x80000000, 0x100000000)
 HEADER = 4096
+WAVS = (b"RIFF", b"RF64", b"BW64")
+TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LIST", b"id3 ", b"RIFF")
 BOXES = (b"ftyp", b"mdat", b"moov", b"wide", b"free", b"skip", b"styp")
 ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 OGG_PAGE = 1 << 17  # bytes: no page is longer than half of it
@@ -25,61 +28,87 @@ def claimed_sound(path: Path) -> tuple[int, int] | None:
     """
     size = path.stat().st_size
     with open(path, "rb") as file:
-        start = file.read(12)
-        if start[:4] not in (b"RIFF", b"RF64", b"BW64") or start[8:] != b"WAVE":
+        begin = wav_start(file)
+        if begin is None:
             return 0, 0
-        claim, left, block = _data(file, size)
-        if 2 * claim < left or (left - claim > HEADER and not _is_tag(file, size - left + claim)):
-            file.seek(size - left + claim + claim % 2)
-            if not _more_chunks(file, size):
-                return None  # sound came after the header was last written
+        claim, left, block = _data(file, size, begin)
+        end = size - left + claim + claim % 2
+        more = size - end >= block and not _is_text(file, end, size)
+        if (2 * claim < left or more) and not _more_chunks(file, end, size):
+            return None  # sound came after the header was last written
+        file.seek(begin)
+        short = file.read(4) == b"RIFF"
     if claim > left and _unknown(claim):
         return None
-    if start[:4] == b"RIFF" and left - claim >= 1 << 32:  # longer than the header can say
+    if short and left - claim >= 1 << 32:  # longer than the header can say
         return None
     return claim // block, left // block
 
 
-def joined(path: Path) -> io.BytesIO | None:
-    """Several chunks of sound of one format, or several wav files in one, as a wav file of a single
-    chunk; None for a file with one.
+def wav_start(file: BinaryIO) -> int | None:
+    """Where a wav file begins, behind a tag or zeros; None for another kind of file."""
+    at = 0
+    file.seek(0)
+    if (start := file.read(10)).startswith(b"ID3"):
+        at = 10 + _seven_bits(start[6:10])
+    file.seek(at)
+    start = file.read(HEADER)
+    at += len(start) - len(start := start.lstrip(b"\0"))
+    return at if start[:4] in WAVS and start[8:12] == b"WAVE" else None
+
+
+def rewritten(path: Path, *, to_the_end: bool) -> list[io.BytesIO]:
+    """What libsndfile does not read, or not all of it, as plain wav files, one for every format: a
+    wav file behind a tag or zeros, one with several chunks of sound, several wav files in one, and
+    one with a chunk of an odd length that is not filled up. Empty if there is no need.
+
+    to_the_end: whether the last chunk of sound goes on to the end of the file.
     """
-    formats, parts, size = set(), [], path.stat().st_size
+    size, kind = path.stat().st_size, b""
+    parts: list[tuple[bytes, int, int]] = []
     with open(path, "rb") as file:
-        for name, start, length in _chunks(file, size):
-            file.seek(start)
+        begin = wav_start(file)
+        if begin is None:
+            return []
+        odd = begin > 0
+        for name, start, length in _chunks(file, size, begin):
+            odd |= (start - begin) % 2 == 1
             if name == b"fmt ":
-                formats.add(file.read(min(length, HEADER)))
-            elif name == b"data" and length:
-                parts.append((start, length))
-        if len(parts) < 2 or len(formats) != 1:
-            return None
-        sound = io.BytesIO()
-        for kind in formats:
-            sound.write(b"RIFF\xff\xff\xff\xffWAVEfmt " + struct.pack("<I", len(kind)) + kind)
-        total = sum(min(length, size - start) for start, length in parts)
-        sound.write(b"data" + struct.pack("<I", total))
-        for start, length in parts:
-            file.seek(start)
-            sound.write(file.read(length))
+                file.seek(start)
+                kind = file.read(min(length, HEADER))
+            elif name == b"data" and (length or to_the_end):
+                parts.append((kind, start, min(length, size - start)))
+        if to_the_end and parts:
+            parts[-1] = (*parts[-1][:2], size - parts[-1][1])
+        if len(parts) < 2 and not odd:
+            return []
+        return [_wav(file, *run) for run in groupby(parts, key=lambda part: part[0])]
+
+
+def _wav(file: BinaryIO, kind: bytes, parts: Iterable[tuple[bytes, int, int]]) -> io.BytesIO:
+    sound, parts = io.BytesIO(), list(parts)
+    total = min(sum(length for _, _, length in parts), 0xFFFFFFFF)
+    sound.write(b"RIFF\xff\xff\xff\xffWAVEfmt " + struct.pack("<I", len(kind)) + kind)
+    sound.write(b"data" + struct.pack("<I", total))
+    for _, start, length in parts:
+        file.seek(start)
+        sound.write(file.read(length))
     sound.seek(0)
     return sound
 
 
-def _data(file: BinaryIO, size: int) -> tuple[int, int, int]:
+def _data(file: BinaryIO, size: int, begin: int) -> tuple[int, int, int]:
     """Bytes of the data chunk as its header says, bytes from there on, and bytes of a block."""
     long, block = 0, 1
-    while len(header := file.read(8)) == 8:
-        length = int.from_bytes(header[4:], "little")
-        if header[:4] == b"data":
+    for name, start, length in _chunks(file, size, begin):
+        file.seek(start)
+        if name == b"data":
             claim = long if long and length == 0xFFFFFFFF else length
-            return claim, size - file.tell(), block
-        after = file.tell() + length + length % 2
-        if header[:4] == b"ds64":
+            return claim, size - start, block
+        if name == b"ds64":
             long = int.from_bytes(file.read(16)[8:], "little")
-        if header[:4] == b"fmt ":
+        if name == b"fmt ":
             block = int.from_bytes(file.read(16)[12:14], "little") or 1
-        file.seek(after)
     return 0, 0, block
 
 
@@ -87,39 +116,48 @@ def _unknown(claim: int) -> bool:
     return any(0 <= mark - claim <= HEADER for mark in PLACEHOLDERS)
 
 
-def _chunks(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int, int]]:
+def _chunks(file: BinaryIO, size: int, at: int) -> Iterator[tuple[bytes, int, int]]:
     """Name, place and length in bytes of all chunks, also of a wav file after the first."""
-    at = 0
     while at + 8 <= size:
         file.seek(at)
-        header = file.read(12)
-        if header[:4] == b"RIFF" and header[8:] == b"WAVE":
+        header = file.read(HEADER)
+        if zeros := len(header) - len(header.lstrip(b"\0")):
+            at += zeros
+            continue
+        if header[:4] in WAVS and header[8:12] == b"WAVE":
             at += 12
             continue
-        if not header[:4].isascii() or not header[:4].decode().isprintable():
+        if not _is_name(header[:4]):
             return
         length = int.from_bytes(header[4:8], "little")
         yield header[:4], at + 8, length
-        at += 8 + length + length % 2
+        at += 8 + length
+        file.seek(at)
+        at += length % 2 and not _is_name(file.read(4))  # some do not fill up odd lengths
 
 
-def _is_tag(file: BinaryIO, at: int) -> bool:
-    """Whether text begins there: a tag, or a chunk out of place."""
+def _is_name(start: bytes) -> bool:
+    return len(start) == 4 and start.isascii() and start.decode().isprintable()
+
+
+def _is_text(file: BinaryIO, at: int, size: int) -> bool:
+    """Whether no sound begins there: a tag, a chunk out of place, or nothing but zeros."""
     file.seek(at)
-    start = file.read(4).lstrip(b"\0")[:3]
-    return len(start) == 3 and start.isascii() and start.decode().isprintable()
+    start = file.read(HEADER)
+    if start.startswith(TAGS) or not start.strip(b"\0"):
+        return True
+    start = start.lstrip(b"\0")
+    if _is_name(start[:4]) and int.from_bytes(start[4:8], "little") <= size - at:
+        return True
+    return start[:16].isascii() and start[:16].decode().isprintable()
 
 
-def _more_chunks(file: BinaryIO, size: int) -> bool:
+def _more_chunks(file: BinaryIO, at: int, size: int) -> bool:
     """Whether well-formed chunks follow, to the end of the file: then there was no sound."""
-    while len(header := file.read(8)) == 8:
-        if not header[:4].isascii() or not header[:4].decode().isprintable():
-            return False
-        length = int.from_bytes(header[4:], "little")
-        file.seek(length + length % 2, 1)
-        if file.tell() >= size:
-            return file.tell() <= size + 1
-    return header == b""
+    end = at
+    for _, start, length in _chunks(file, size, at):
+        end = start + length
+    return size <= end <= size + 1 or end + 1 == size or at == size
 
 
 def breaks_off(path: Path) -> bool:
@@ -167,8 +205,8 @@ def _boxes_end(file: BinaryIO, size: int) -> int:
 def _xing_end(file: BinaryIO, start: bytes) -> int:
     """Where an mp3 file ends that says so in its first frame, 0 for one that does not."""
     at = 0
-    if start[:3] == b"ID3":  # seven bits a byte
-        at = 10 + sum((byte & 127) << 7 * (3 - n) for n, byte in enumerate(start[6:10]))
+    if start[:3] == b"ID3":
+        at = 10 + _seven_bits(start[6:10])
     file.seek(at)
     frame = file.read(200)
     for name in (b"Xing", b"Info"):
@@ -177,6 +215,10 @@ def _xing_end(file: BinaryIO, start: bytes) -> int:
             field = place + 8 + 4 * (frame[place + 7] & 1)
             return at + int.from_bytes(frame[field : field + 4], "big")
     return 0
+
+
+def _seven_bits(number: bytes) -> int:
+    return sum((byte & 127) << 7 * (3 - n) for n, byte in enumerate(number))
 
 
 def _ends_with_page(end: bytes) -> bool:

@@ -12,7 +12,7 @@ from davss.errors import DavssError
 from davss.media import FPS
 
 SILENCE = 1e-9  # a standard deviation below this is digital silence
-BLOCK = 1 << 22  # samples
+BLOCK = 1 << 18  # samples
 SHORTEST = 0.1  # seconds: a few windows of the networks' STFT
 
 

@@ -85,7 +85,7 @@ class Recordings:
         grid: int,
     ) -> None:
         rest = windows.total - signal.shape[-1]
-        self.signal = torch.nn.functional.pad(signal, (0, max(rest, 0)))
+        self.signal = torch.nn.functional.pad(signal, (0, rest)) if rest > 0 else signal
         self.lips, self.keys, self.windows = lips, keys, windows
         self.num_samples, self.sample_rate, self.grid = signal.shape[-1], sample_rate, grid
         self.levels = [item.std().item() for item in signal]
@@ -159,12 +159,12 @@ class Recordings:
 
     def sources(self) -> Tensor:
         """All sources, (B, M, T)."""
-        return torch.stack([assembly.result(self.num_samples) for assembly in self.assemblies])
+        return _stack([assembly.result(self.num_samples) for assembly in self.assemblies])
 
     def spread(self) -> Tensor | None:
         """The spread of all sources, (B, M, F, N), if there were several draws."""
         frames = -(-self.num_samples // hop_length(self.sample_rate))
-        return torch.stack([one.result(frames) for one in self.spreads]) if self.spreads else None
+        return _stack([one.result(frames) for one in self.spreads]) if self.spreads else None
 
     def trace(self) -> dict[str, Tensor]:
         """Means over the windows of each item, and its `retries` (B,); empty if all was silent."""
@@ -202,13 +202,25 @@ class Recordings:
         return texts
 
 
+def _stack(items: Sequence[Tensor]) -> Tensor:
+    """All items in one tensor; a single one, which may be an hour long, is not copied."""
+    return torch.stack(list(items)) if len(items) > 1 else items[0][None]
+
+
+def blocks_at_rate(source: Tensor, rate: int, new_rate: int, length: int) -> Iterator[Tensor]:
+    """A source (T,) at another rate, (length,) in blocks: there and back may differ by a sample."""
+    for start, part in resample_blocks(source, rate, new_rate):
+        yield part[: length - start]
+
+
 def at_rate(sources: Tensor, rate: int, new_rate: int, length: int) -> Tensor:
-    """Sources (B, M, T) at another rate, (B, M, length): there and back may differ by a
-    sample.
-    """
+    """Sources (B, M, T) as `blocks_at_rate` has one, (B, M, length)."""
+    if rate == new_rate:
+        return sources[..., :length]
     found = sources.new_zeros(*sources.shape[:2], length)
     for source, row in zip(sources.flatten(0, 1), found.flatten(0, 1), strict=True):
-        for start, part in resample_blocks(source, rate, new_rate):
-            part = part[: length - start]
-            row[start : start + len(part)] = part
+        at = 0
+        for part in blocks_at_rate(source, rate, new_rate, length):
+            row[at : at + len(part)] = part
+            at += len(part)
     return found

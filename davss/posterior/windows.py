@@ -105,8 +105,9 @@ class Assembly:
         return self.sum[..., part] / weight.clamp_min(1e-9), settled
 
     def result(self, num_samples: int) -> Tensor:
-        """The recording's sources (rows, num_samples)."""
-        return (self.sum / self.weight.clamp_min(1e-9))[..., :num_samples]
+        """The recording's sources (rows, num_samples), once: they take the place of the sums."""
+        self.sum /= self.weight.clamp_min_(1e-9)
+        return self.sum[..., :num_samples]
 
 
 def fade(length: int, left: int, right: int) -> Tensor:

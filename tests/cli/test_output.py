@@ -3,14 +3,17 @@
 import errno
 import json
 import os
-from pathlib import Path
+import subprocess
+import sys
 
 import pytest
+import soundfile
 import torch
 
 from davss.cli import output
 from davss.cli.output import check_folder, source_files, write_results
 from davss.errors import DavssError
+from davss.media import audio
 
 NAMES = source_files(2)
 
@@ -19,7 +22,7 @@ SPREAD = torch.ones(3, 2, 2)
 
 
 def write(out, spread=SPREAD, value=0.0):
-    sources = {name: torch.full((160,), value) for name in NAMES}
+    sources = {name: torch.full((160,), value).split(100) for name in NAMES}
     return write_results(out, sources, 16000, spread, {"seed": 0})
 
 
@@ -28,17 +31,15 @@ def files(folder):
 
 
 def full_disk_at(monkeypatch, nth):
-    """The disk has room for `nth` files only."""
-    written = []
-    write_bytes = Path.write_bytes
+    """The disk has room for `nth` recordings only."""
+    opened = []
+    target = audio._Target
 
-    def limited(path, content):
-        written.append(path)
-        if len(written) > nth:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return write_bytes(path, content)
+    def limited(path, mode):
+        opened.append(path)
+        return target(path if len(opened) <= nth else "/dev/full", mode)
 
-    monkeypatch.setattr(Path, "write_bytes", limited)
+    monkeypatch.setattr(audio, "_Target", limited)
 
 
 @pytest.mark.parametrize("nth", [0, 1, 2])
@@ -107,3 +108,24 @@ def test_too_little_space_is_said_before(tmp_path):
     with pytest.raises(DavssError, match=r"no space left: 1e\+\d+|no space left: \d+"):
         check_folder(tmp_path / "out", NAMES, [], 10**18)
     assert files(tmp_path) == []
+
+
+def test_an_hour_is_written_block_by_block(tmp_path):
+    """Ten minutes at 8 kHz as 48 kHz, 115 MB a source, in a process of its own."""
+    lines = [
+        "import resource, pathlib, torch",
+        "from davss.cli.output import write_results",
+        "from davss.posterior.recordings import blocks_at_rate",
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss",
+        "source = torch.randn(4_800_000)",
+        "write = lambda n: write_results(pathlib.Path('out'), {'speaker_1.wav': blocks_at_rate("
+        "source[:n], 8000, 48000, 6 * n - 1)}, 48000, None, {})",
+        "write(1_000_000); before = peak(); write(4_800_000)",
+        "assert peak() - before < 60_000, peak() - before",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    info = soundfile.info(tmp_path / "out" / "speaker_1.wav")
+    assert (info.frames, info.samplerate) == (28_799_999, 48_000)

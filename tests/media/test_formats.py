@@ -144,3 +144,12 @@ def test_covers_and_foreign_files(tmp_path) -> None:
             read_audio(tmp_path / name)
     with pytest.raises(DavssError, match="a folder; give a file"):
         read_audio(tmp_path)
+
+
+@pytest.mark.parametrize("seconds", [0.1, 0.333, 1.0])
+def test_alac_in_caf_is_whole_to_the_sample(tmp_path, seconds) -> None:
+    """FFmpeg writes a short last packet and reads its end away a second time."""
+    path = write(tmp_path / "x.caf", sound=noise(seconds), codecs=("", "alac"))
+    sound = read_sound(path)
+    assert sound.missing == ""
+    np.testing.assert_allclose(sound.samples, noise(seconds), atol=1e-4)

@@ -88,13 +88,71 @@ def test_several_chunks_of_sound_are_all_read(tmp_path, between) -> None:
     np.testing.assert_array_equal(found.samples[0], sound)
 
 
-@pytest.mark.parametrize("tag", [b"", b"ID3\3" + bytes(5000), b"<x>" * 2000])
-def test_sound_after_what_the_header_knows_of(tmp_path, tag) -> None:
-    """Written piece by piece, with the header of the first; but a tag is no sound."""
-    sound, wavs = pieces(8000, 7000)
+def test_pieces_of_different_formats_are_all_read(tmp_path) -> None:
+    sound, wavs = pieces(8000)
+    other = np.stack([sound[::2], sound[::2]], axis=1)
+    soundfile.write(tmp_path / "x.wav", other, RATE // 2, subtype="FLOAT")
     path = tmp_path / "x.wav"
-    path.write_bytes(wavs[0] + (tag or wavs[1][44:]))
-    np.testing.assert_array_equal(read_sound(path).samples[0], sound[: 8000 if tag else None])
+    path.write_bytes(wavs[0] + path.read_bytes())
+    found = read_sound(path)
+    assert found.samples.shape == (2, 16_000) and (found.rate, found.missing) == (RATE, "")
+    np.testing.assert_array_equal(found.samples[:, :8000], np.stack([sound, sound]))
+    np.testing.assert_allclose(found.samples[0, 8100:15_900:2], sound[100:7900:2], atol=0.3)
+
+
+TEXTS = [b"ID3\3" + bytes(5000), b"<x>" * 2000, bytes(600), b"TAG" + bytes(125), b"LIST\xff\0\0\0?"]
+
+
+@pytest.mark.parametrize("more", [3, 300, 7000])
+def test_sound_after_what_the_header_knows_of(tmp_path, more) -> None:
+    """Written piece by piece, with the header of the first."""
+    sound, wavs = pieces(8000, more)
+    path = tmp_path / "x.wav"
+    path.write_bytes(wavs[0] + wavs[1][44:])
+    np.testing.assert_array_equal(read_sound(path).samples[0], sound)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_tag_is_no_sound(tmp_path, text) -> None:
+    sound, wavs = pieces(8000)
+    path = tmp_path / "x.wav"
+    path.write_bytes(wavs[0] + text)
+    np.testing.assert_array_equal(read_sound(path).samples[0], sound)
+
+
+@pytest.mark.parametrize("size", [2 * 8000, 0, 0xFFFFFFFF, 0x7FFFF000])
+@pytest.mark.parametrize("before", [b"ID3\4\0\0\0\0\1\0" + b"x" * 128, bytes(1), bytes(2048)])
+def test_a_wav_file_behind_something(tmp_path, before, size) -> None:
+    sound, wavs = pieces(8000)
+    path = tmp_path / "x.wav"
+    path.write_bytes(before + wavs[0][:40] + struct.pack("<I", size) + wavs[0][44:])
+    found = read_sound(path)
+    assert found.missing == ""
+    np.testing.assert_array_equal(found.samples[0], sound)
+
+
+@pytest.mark.parametrize("at", [12, 36, None])
+@pytest.mark.parametrize("name", [b"bext", b"LIST", b"iXML"])
+def test_a_chunk_of_an_odd_length_that_is_not_filled_up(tmp_path, name, at) -> None:
+    """None: behind the sound, another piece of which follows."""
+    sound, wavs = pieces(6000, 2000)
+    path, odd = tmp_path / "x.wav", name + struct.pack("<I", 5) + b"INFO?"
+    if at is None:
+        path.write_bytes(wavs[0] + odd + wavs[1][36:])
+    else:
+        path.write_bytes(wavs[0][:at] + odd + wavs[0][at:] + wavs[1][36:])
+    found = read_sound(path)
+    assert found.missing == ""
+    np.testing.assert_array_equal(found.samples[0], sound)
+
+
+def test_a_cut_file_behind_a_tag_is_told(tmp_path) -> None:
+    sound, wavs = pieces(8000)
+    path = tmp_path / "x.wav"
+    path.write_bytes(b"ID3\4\0\0\0\0\0\3abc" + wavs[0][:-2000])
+    found = read_sound(path)
+    assert "promises 8000 samples" in found.missing
+    np.testing.assert_array_equal(found.samples[0], sound[:-1000])
 
 
 def test_a_recorder_of_rf64_that_crashed(tmp_path) -> None:
