@@ -58,7 +58,7 @@ def check_folder(out: Path, names: Sequence[str], inputs: Iterable[Path], num_by
             (staging / name).write_bytes(b"\0")  # access rights alone do not tell
         free = shutil.disk_usage(out).free
         if free < num_bytes:
-            needed = f"{num_bytes / 1e6:.1f} MB are needed, {free / 1e6:.1f} MB are free"
+            needed = f"{num_bytes / 1e6:.3g} MB are needed, {free / 1e6:.3g} MB are free"
             raise OSError(errno.ENOSPC, f"no space left: {needed}")
 
 

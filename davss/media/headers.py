@@ -15,6 +15,7 @@ from typing import BinaryIO
 PLACEHOLDERS = (0x7FFFF000, 0x80000000, 0x100000000)
 HEADER = 4096
 WAVS = (b"RIFF", b"RF64", b"BW64")
+FIELDS = (0, 2, 12, 14)  # of "fmt ": format, channels, bytes of a block, bits of a sample
 TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LIST", b"id3 ", b"RIFF")
 BOXES = (b"ftyp", b"mdat", b"moov", b"wide", b"free", b"skip", b"styp")
 ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
@@ -59,8 +60,9 @@ def wav_start(file: BinaryIO) -> int | None:
 
 def rewritten(path: Path, *, to_the_end: bool) -> list[io.BytesIO]:
     """What libsndfile does not read, or not all of it, as plain wav files, one for every format: a
-    wav file behind a tag or zeros, one with several chunks of sound, several wav files in one, and
-    one with a chunk of an odd length that is not filled up. Empty if there is no need.
+    wav file behind a tag or zeros, one with several chunks of sound, several wav files in one, one
+    with a chunk of an odd length that is not filled up, and one that does not say how many bits a
+    sample has. Empty if there is no need.
 
     to_the_end: whether the last chunk of sound goes on to the end of the file.
     """
@@ -75,7 +77,9 @@ def rewritten(path: Path, *, to_the_end: bool) -> list[io.BytesIO]:
             odd |= (start - begin) % 2 == 1
             if name == b"fmt ":
                 file.seek(start)
-                kind = file.read(min(length, HEADER))
+                found = file.read(min(length, HEADER))
+                kind = _with_bits(found)
+                odd |= kind != found
             elif name == b"data" and (length or to_the_end):
                 parts.append((kind, start, min(length, size - start)))
         if to_the_end and parts:
@@ -83,6 +87,20 @@ def rewritten(path: Path, *, to_the_end: bool) -> list[io.BytesIO]:
         if len(parts) < 2 and not odd:
             return []
         return [_wav(file, *run) for run in groupby(parts, key=lambda part: part[0])]
+
+
+def _with_bits(kind: bytes) -> bytes:
+    """The content of "fmt ", of PCM that does not say how many bits a sample has, with them."""
+    tag, channels, block, bits = (int.from_bytes(kind[at : at + 2], "little") for at in FIELDS)
+    if (
+        tag != 1
+        or bits
+        or not channels
+        or block % channels
+        or block // channels not in (1, 2, 3, 4)
+    ):
+        return kind
+    return kind[:14] + (8 * block // channels).to_bytes(2, "little") + kind[16:]
 
 
 def _wav(file: BinaryIO, kind: bytes, parts: Iterable[tuple[bytes, int, int]]) -> io.BytesIO:

@@ -15,7 +15,7 @@ from davss.media import FPS
 from davss.media.decoding import Packets, find_stream, open_container, require_file
 
 NEAR_FPS = 0.1  # rates that near to 25 are 25: clocks differ
-SET_BACK = 1.0  # s
+SET_BACK = 0.5  # s: B-frames of avi come late by less
 HOLD = 0.1  # s: how far in time a frame may be from what it is taken for
 LONGEST = 24 * 3600 * 25  # frames
 HELD = 1 << 28  # bytes: a minute and more of 224×224
@@ -123,7 +123,7 @@ class _Drawing:
 
 def _timed(packets: Packets) -> Iterator[tuple[float, Any]]:
     """Frames with their times in s. One without a stamp follows at 1/25 s, and what is set back by
-    a second or more, as in files put together, follows what was there before.
+    SET_BACK or more, as in files put together, follows what was there before.
     """
     last, shift = -1 / FPS, 0.0
     for frame in packets.frames():

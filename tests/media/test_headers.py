@@ -161,3 +161,14 @@ def test_a_recorder_of_rf64_that_crashed(tmp_path) -> None:
     path = tmp_path / "x.wav"
     path.write_bytes(b"RF64" + unknown + b"WAVE" + sizes + wavs[0][12:40] + unknown + wavs[0][44:])
     np.testing.assert_array_equal(read_sound(path).samples[0], sound)
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 4])
+def test_bits_that_are_not_said(tmp_path, width) -> None:
+    path = tmp_path / "x.wav"
+    subtype = {1: "PCM_U8", 2: "PCM_16", 3: "PCM_24", 4: "PCM_32"}[width]
+    soundfile.write(path, noise(channels=2).T, RATE, subtype=subtype, format="WAV")
+    whole, content = read_sound(path).samples, bytearray(path.read_bytes())
+    content[34:36] = bytes(2)
+    path.write_bytes(content)
+    np.testing.assert_array_equal(read_sound(path).samples, whole)

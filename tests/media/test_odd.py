@@ -199,14 +199,15 @@ def test_pictures_that_change_their_size_keep_that_of_the_first(tmp_path) -> Non
     assert len(frames) >= 37 and abs(numbers(frames)[-1] - 39) <= 1
 
 
-def test_files_put_together_go_on_where_the_first_ended(tmp_path) -> None:
+@pytest.mark.parametrize("seconds", [0.6, 1.0, 2.0])
+def test_files_put_together_go_on_where_the_first_ended(tmp_path, seconds) -> None:
     for name in ("a", "b"):
-        write(tmp_path / name, grays(50), noise(2.0), container="mpegts")
+        write(tmp_path / name, grays(round(25 * seconds)), noise(seconds), container="mpegts")
     (tmp_path / "x.ts").write_bytes((tmp_path / "a").read_bytes() + (tmp_path / "b").read_bytes())
     sound = read_sound(tmp_path / "x.ts")
-    assert abs(sound.samples.shape[1] - 4 * RATE) < 5000
+    assert abs(sound.samples.shape[1] - 2 * seconds * RATE) < 5000
     frames = Frames(tmp_path / "x.ts", sound.start)
-    assert abs(len(frames) - 100) <= 6 and frames.seen.all()
+    assert abs(len(frames) - 50 * seconds) <= 6 and frames.seen.all()
 
 
 @pytest.mark.parametrize("silent", [0, 1])
