@@ -20,7 +20,7 @@ from davss.networks.lipsound import BANDS, log_mel
 LAGS = range(-10, 11)  # frames that the picture of a recording may be late
 NEAR = 12  # frames: lips shifted by more have nothing to do with the sound
 LEAST_SHIFTS = 20
-EXPLAINS = 0.1  # least correlation, see docs/method.md §8
+EXPLAINS = 0.15  # least correlation, see docs/method.md §8
 CLEARER = 0.2  # by how much another lag must be better to be believed
 FEW = 12  # frames
 FLOOR = 0.03  # of the loudest: quieter is all the same
