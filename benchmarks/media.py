@@ -4,7 +4,8 @@
 
 FOLDER holds mp4 files at 25 frames per second, sound inside (`make repro` leaves some in
 data/demo/voxceleb2/test). Every process has one thread. Times real time are seconds of video per
-second of computing; those of the parts are of one process, where they are timed one by one.
+second of computing. The parts are of one process, in its processor time, which other work on the
+machine changes little.
 
 Shapes: V video frames.
 """
@@ -78,7 +79,7 @@ def whole(path: Path) -> float:
 def time_parts(paths: Sequence[Path]) -> dict[str, float]:
     """Seconds of each part over all clips, and the number of frames."""
     spent: Counter[str] = Counter()
-    follow, clock = Follower(), time.perf_counter
+    follow, clock = Follower(), time.process_time
 
     for path in paths:
         begin = clock()

@@ -431,7 +431,7 @@ def read_yaml(path: Path) -> Any:
         return yaml.safe_load(path.read_text())
     except FileNotFoundError:
         raise DavssError(f"{path}: no such params file; run from the repository root") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # also what is not UTF-8
         raise DavssError(f"{path}: not valid YAML ({str(error).splitlines()[0]})") from None
 
 

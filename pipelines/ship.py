@@ -75,7 +75,7 @@ def training_figures(folder: Path, metrics: Path | None) -> dict[str, Any]:
             raise DavssError(f"{path}: no such file; correct --metrics or leave it out") from None
         print(f"{path}: not there, so the seconds of training go unrecorded", file=sys.stderr)
         return {}
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise DavssError(f"{path}: not valid JSON ({error})") from None
 
 

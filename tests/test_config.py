@@ -113,6 +113,7 @@ def test_load_section(tmp_path):
     [
         (None, "no such params file"),
         ("sampler: [", "not valid YAML"),
+        ("sampler: {zeta: é}".encode("latin-1"), "not valid YAML"),
         ("other: 1\n", "missing key 'sampler'"),
         ("", "missing key 'sampler'"),
         ("sampler:\n  zetta: 1\n", "unknown key 'sampler.zetta'"),
@@ -121,7 +122,7 @@ def test_load_section(tmp_path):
 def test_load_section_names_the_file(tmp_path, text, message):
     path = tmp_path / "params.yaml"
     if text is not None:
-        path.write_text(text)
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(DavssError) as caught:
         load_section(path, "sampler", SamplerConfig)
     assert str(caught.value).startswith(str(path)) and message in str(caught.value)

@@ -192,13 +192,21 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise DavssError(
             f"{path}: no prior here (no config.json); make one with `dvc repro` or correct the path"
         ) from None
-    except json.JSONDecodeError as error:
+    except OSError as error:
+        raise DavssError(f"{path}/config.json: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:  # also what is not UTF-8
         raise DavssError(f"{path}/config.json: not valid JSON ({error})") from None
-    if config.get("format_version") != FORMAT_VERSION or config.get("kind") not in {
-        "speech",
-        "noise",
-    }:
+    if (
+        not isinstance(config, dict)
+        or config.get("format_version") != FORMAT_VERSION
+        or config.get("kind") not in ("speech", "noise")
+    ):
         raise DavssError(
             f"{path}/config.json: not a prior of format {FORMAT_VERSION}; update davss or retrain"
+        )
+    rate = config.get("sample_rate")
+    if type(rate) is not int or rate < 1 or not {"network", "diffusion"} <= set(config):
+        raise DavssError(
+            f"{path}/config.json: lacks sample_rate, network or diffusion; get it again"
         )
     return config

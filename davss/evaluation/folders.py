@@ -183,8 +183,16 @@ def _row(
     problems = [one.problem for one in pair if one.problem]
     if not problems:
         about_mixture = mixture.problem if recording.mixture else ""
-        problems = [text for text in (row.get("error"), about_mixture) if text]
+        problems = [text for text in (row.get("error"), _endless(row), about_mixture) if text]
     return row | {"error": "; ".join(problems) or None}
+
+
+def _endless(row: Mapping[str, Any]) -> str:
+    """What to say of an SI-SDR that no mean can hold."""
+    if not np.isinf(row.get("si_sdr", np.nan)):
+        return ""
+    what = "an exact copy of its reference" if row["si_sdr"] > 0 else "silent"
+    return f"{row['estimate']}: {what}; its infinite scores do not count in the means"
 
 
 def _pair(

@@ -1,5 +1,6 @@
 """Preconditioning, loss and guidance against their definitions; priors on disk."""
 
+import json
 import math
 
 import pytest
@@ -120,6 +121,23 @@ def test_prior_survives_the_disk(tmp_path, make):
     assert type(loaded) is type(prior) and loaded.info == INFO
     u, sigma = torch.randn(2, 500), torch.tensor([0.1, 0.2])
     torch.testing.assert_close(loaded(u, sigma), prior(u, sigma))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\xff\xfe{}", b"[" * 100_000, b"[]", b"null", b"", b'{"kind": []}', {"sample_rate": None}]
+    + [{"sample_rate": "8000"}, {"sample_rate": -1}, {"network": ...}, {"diffusion": ...}]
+    + [{"network": []}, {"diffusion": {"sigma_data": "x"}}, {"sample_rate": True}],
+)
+def test_a_config_that_is_none_is_told_in_a_line(tmp_path, content):
+    save_prior(make_noise_prior(), tmp_path)
+    path = tmp_path / "config.json"
+    if isinstance(content, dict):
+        config = json.loads(path.read_text()) | content
+        content = json.dumps({k: v for k, v in config.items() if v is not ...}).encode()
+    path.write_bytes(content)
+    with pytest.raises(DavssError, match=r"config\.json: [^\n]*$"):
+        load_prior(tmp_path)
 
 
 def test_prior_errors_name_the_file(tmp_path):

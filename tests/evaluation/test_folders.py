@@ -199,3 +199,18 @@ def test_what_is_not_installed_is_said_in_one_line(place, capsys, monkeypatch):
     main(["score", "--estimates", "est", "--references", "ref", "--processes", "1"])
     notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: not")]
     assert len(notes) == 1 and "dnsmos (no_such_package)" in notes[0]
+
+
+def test_what_the_means_leave_out_is_told(place, capsys):
+    for name, estimate in {
+        "a": sound(1) + sound(2),
+        "copy": sound(1),
+        "mute": 0 * sound(1),
+    }.items():
+        write(place / "ref" / f"{name}.wav", sound(1))
+        write(place / "est" / f"{name}.wav", estimate)
+    rows = table()
+    out, err = capsys.readouterr()
+    assert rows.si_sdr["mute", "speaker_1"] == -math.inf and out.split()[-1] == "1"
+    assert "note: copy (speaker_1): est/copy.wav: an exact copy of its reference; its" in err
+    assert "note: mute (speaker_1): est/mute.wav: silent; its infinite scores do not count" in err
