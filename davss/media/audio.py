@@ -7,7 +7,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ JITTER = 0.04  # s by which time stamps may miss the samples counted: they are r
 LONGEST_GAP = 600.0  # s
 GROWTH = 1 << 22  # samples
 REFUSED = "{}: refusing to write empty or non-finite audio"
+HIDDEN = "{}: its edit list hides all of its sound, which is read without it"
 ENDLESS = "{}: cut short: its end is missing"
 
 
@@ -114,6 +115,10 @@ def read_sound(path: str | Path) -> Sound:
         sound, track = _read_container(path, 0, options), 1
         while track < sound.tracks and np.abs(sound.samples).max(initial=0) < SILENCE_RMS:
             sound, track = _read_container(path, track, options), track + 1
+        if not sound.samples.size and sound.missing:
+            whole = _read_container(path, 0, {**options, "ignore_editlist": "1"})
+            if whole.samples.size:
+                sound = replace(whole, missing=HIDDEN.format(path))
     if sound.samples.size == 0 and sound.missing:
         raise DavssError(f"{sound.missing}; copy it again")
     if sound.samples.size == 0 and claimed and all(claimed):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import av
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from davss.errors import DavssError
-from davss.media.audio import read_sound
+from davss.media.audio import read_audio, read_sound
 from davss.media.video import Frames
 from tests.media.making import RATE, grays, noise, numbers, write
 
@@ -134,3 +135,16 @@ def test_sound_with_a_gap_keeps_its_place(tmp_path) -> None:
     assert abs(len(samples) - 2.5 * RATE) < 100
     assert np.abs(samples[RATE + 100 : int(1.5 * RATE) - 100]).max() == 0
     assert np.abs(samples[int(1.5 * RATE) + 100 :]).max() > 0.1
+
+
+@pytest.mark.parametrize("begins", [2_000_000_000, 48_000])
+def test_an_edit_list_that_hides_everything_is_not_followed(tmp_path, begins) -> None:
+    """Written by servers that count from when they were started."""
+    path = write(tmp_path / "x.mp4", sound=noise(1.0))
+    content = bytearray(path.read_bytes())
+    struct.pack_into(">i", content, content.index(b"elst") + 16, begins)
+    path.write_bytes(content)
+    sound = read_sound(path)
+    assert sound.samples.shape[1] >= RATE and "its edit list hides all of" in sound.missing
+    with pytest.raises(DavssError, match="its edit list"):
+        read_audio(path)
