@@ -53,10 +53,11 @@ class SamplerConfig:
     """Settings of all samplers, for signals of RMS 0.05 (docs/method.md §4, §5).
 
     `SamplerConfig(name=…, …)` makes the settings of that sampler, with what it has besides:
-    `DpsConfig`, `DapsConfig` or `PseudoConfig`; DavssError names one that another sampler has.
+    `DpsConfig`, `DapsConfig`, `PseudoConfig` or `UdiffseConfig`; DavssError names one that another
+    sampler has.
     """
 
-    name: Literal["dps", "daps", "pseudo"] = "dps"
+    name: Literal["dps", "daps", "pseudo", "udiffse"] = "dps"
     """dps is Algorithm 1 of DAVSS-NM; the others take no gradient through a network"""
     num_steps: Count = 400
     """noise levels; each costs one call of both networks"""
@@ -135,10 +136,34 @@ class PseudoConfig(SamplerConfig):
     """at the end, distribute the residual of the mixture equally over the sources"""
 
 
+@_settings
+class UdiffseConfig(SamplerConfig):
+    """AV-UDiffSE, which samples speech alone and fits the noise (docs/method.md §5.3, where it is
+    said which defaults are not its publication's).
+    """
+
+    name: Literal["udiffse"] = "udiffse"
+    num_steps: Count = 30
+    num_samples: Count = 2
+    sigma_min: Positive = 0.0057
+    rho: Positive = 100.0
+    likelihood_weight: NonNegative = 1.5
+    """lambda, the weight of the mixture"""
+    likelihood_every: Count = 1
+    """steps from one fit of the noise and move towards the mixture to the next"""
+    corrector: NonNegative = 0.2
+    """step of the Langevin corrector, in noise levels"""
+    noise_rank: Count = 4
+    """components of the noise"""
+    noise_n_fft: Count = 512
+    """STFT of the noise, in samples: 32 ms at 16 kHz"""
+
+
 SAMPLERS: dict[str, type[SamplerConfig]] = {
     "dps": DpsConfig,
     "daps": DapsConfig,
     "pseudo": PseudoConfig,
+    "udiffse": UdiffseConfig,
 }
 
 

@@ -114,7 +114,7 @@ class Evidence:
     """
 
     def __init__(self, mixture: Tensor, sample_rate: int, quantile: float) -> None:
-        self.n_fft = 2 ** round(math.log2(WINDOW_SECONDS * sample_rate))
+        self.n_fft = fft_size(sample_rate)
         power = stft(mixture, self.n_fft).abs().square()
         self.num_bins, self.num_frames = power.shape[-2:]
         self.scale = power.mean(dim=(-2, -1), keepdim=True).clamp_min(SILENCE)
@@ -131,6 +131,11 @@ class Evidence:
         power = stft(residual, self.n_fft).abs().square() / self.scale
         trust = self.trust(sigma)
         return power.clamp_min(FLOOR) ** trust * self.blind ** (1 - trust)
+
+
+def fft_size(sample_rate: int) -> int:
+    """Samples of the STFT at a rate in Hz: the power of two nearest to 32 ms."""
+    return 2 ** round(math.log2(WINDOW_SECONDS * sample_rate))
 
 
 @torch.no_grad()

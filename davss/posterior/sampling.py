@@ -8,14 +8,20 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from davss.config import DapsConfig, DpsConfig, SamplerConfig, changed
+from davss.config import DapsConfig, DpsConfig, SamplerConfig, UdiffseConfig, changed
 from davss.posterior.daps import daps
 from davss.posterior.dps import dps
 from davss.posterior.pseudo import pseudo
 from davss.posterior.steps import Callback, Denoise
+from davss.posterior.udiffse import udiffse
 from davss.seeds import number_of
 
-SAMPLERS: dict[str, Callable[..., Tensor]] = {"dps": dps, "daps": daps, "pseudo": pseudo}
+SAMPLERS: dict[str, Callable[..., Tensor]] = {
+    "dps": dps,
+    "daps": daps,
+    "pseudo": pseudo,
+    "udiffse": udiffse,
+}
 
 
 def sample(
@@ -49,6 +55,8 @@ def evaluations(config: SamplerConfig) -> int:
         per_draw += config.num_steps - 1  # Heun's second slope, of which the last step has none
     if isinstance(config, DapsConfig) and config.shares == "offer":
         per_draw *= 2
+    if isinstance(config, UdiffseConfig):
+        per_draw *= 2  # corrector and predictor
     return config.num_samples * per_draw
 
 

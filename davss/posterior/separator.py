@@ -72,6 +72,10 @@ class Separator:
         self.speech_prior = self._own(speech_prior)
         self.noise_prior = noise_prior if isinstance(noise_prior, str) else self._own(noise_prior)
         self.sampler = sampler or SamplerConfig()
+        if self.sampler.name == "udiffse" and noise_prior != "none":
+            raise DavssError(
+                "sampler udiffse: it models the noise itself; give the noise model none"
+            )
         self.sample_rate = speech_prior.sample_rate
 
     def _own(self, prior: Prior) -> Prior:

@@ -233,7 +233,7 @@ def test_differences_of_noise_models_are_paired(material, tmp_path):
     planned = [t for t in noise_models.plan(material) if t.row["num_speakers"] == 2]
     frame = run(planned, material, tmp_path)
     spread = np.random.default_rng(0).normal(0, 10, 1000)
-    frame["si_sdr"] = spread[: len(frame) // 4].tolist() * 4
+    frame["si_sdr"] = spread[: len(frame) // 5].tolist() * 5
     frame.loc[frame.arm == "nmf", "si_sdr"] -= 2.5
     found = noise_models.table(frame, CONFIG)
     nmf = found[found.model == "nmf"]

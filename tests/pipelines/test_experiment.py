@@ -118,14 +118,14 @@ def test_peers_are_scored_on_the_mixtures_of_one_speaker(params, tmp_path, monke
     half = found[found.model == "half, given 8 kHz"]
     assert half.si_sdr.tolist() == pytest.approx(half.si_sdr_mixture.tolist(), abs=1e-3)
     assert half.mixtures.tolist() == [2] and half.si_sdri.tolist() == pytest.approx([0], abs=1e-3)
-    assert {"wham", "nmf", "gaussian", "none", "half, given 8 kHz"} == set(found.model)
+    assert {"wham", "nmf", "gaussian", "none", "udiffse", "half, given 8 kHz"} == set(found.model)
 
 
 def test_without_peers_the_table_is_made_all_the_same(params, capsys):
     experiment.main(["noise_models", "--limit", "1"])
     assert "no supervised peers installed" in capsys.readouterr().out
     assert set(pandas.read_csv("docs/results/noise_models.csv").model) == {
-        *("wham", "nmf", "gaussian", "none")
+        *("wham", "nmf", "gaussian", "none", "udiffse")
     }
 
 

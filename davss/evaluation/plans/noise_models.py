@@ -1,5 +1,5 @@
-"""The noise prior, NMF, a Gaussian and none, at every SNR, for one and two speakers, and on the
-mixtures of one speaker the supervised peers that are installed.
+"""The noise prior, NMF, a Gaussian, none and AV-UDiffSE, at every SNR, for one and two speakers,
+and on the mixtures of one speaker the supervised peers that are installed.
 """
 
 from __future__ import annotations
@@ -9,18 +9,22 @@ from typing import Any
 import pandas
 from matplotlib.figure import Figure
 
-from davss.config import ExperimentConfig
+from davss.config import ExperimentConfig, UdiffseConfig
 from davss.evaluation.material import Material, by_turns, make_row
 from davss.evaluation.mixtures import IN_VIEW, OFF_SCREEN
 from davss.evaluation.plots import SI_SDR, row_of_axes
 from davss.evaluation.statistics import columns, difference, figures, per_mixture, strata
 from davss.evaluation.trials import UNTRAINED, Arm, Trial, cross
+from davss.posterior.noise_models import fft_size
 
 
 def plan(material: Material) -> list[Trial]:
     """One speaker in view or off-screen by turns; one in view with one off-screen."""
     config = material.config
     arms = [Arm(model, model, material.sampler) for model in (config.noise, *UNTRAINED)]
+    rate, weight = material.speech.sample_rate, material.sampler.guidance_weight
+    published = UdiffseConfig(guidance_weight=weight, noise_n_fft=fft_size(rate))
+    arms.append(Arm("udiffse", "none", published))
     rows = [
         make_row(material, f"k{count}-snr{snr_db:g}", index, pools, snr_db=snr_db, deal=count)
         for count in config.num_speakers
@@ -29,7 +33,7 @@ def plan(material: Material) -> list[Trial]:
         for pools in [[IN_VIEW, OFF_SCREEN] if count == 2 else [by_turns(index)]]
     ]
     # What they are given belongs to the figure: without their upper band some are worse.
-    khz = material.speech.sample_rate / 1000
+    khz = rate / 1000
     peers = [
         Arm(f"{peer}, given {khz:g} kHz", peer, None, "none", peer=peer) for peer in material.peers
     ]
