@@ -194,7 +194,9 @@ def bridged(found: np.ndarray) -> np.ndarray:
 def _crop(frames: Frames, sights: Sequence[Sight]) -> None:
     """Give sights their crops and looks; the video is gone through once for all of them."""
     smoothed = [smooth(sight.landmarks) for sight in sights]
-    crops: list[list[np.ndarray]] = [[] for _ in sights]
+    for sight in sights:  # at once: many small ones would come to lie between the frames
+        sight.crops = np.empty((int(sight.shown.sum()), CROP, CROP), np.uint8)
+    filled = [0] * len(sights)
     looks = [np.zeros((LOOK, LOOK, 3), np.float32) for _ in sights]
     for number, frame in enumerate(frames):
         gray: np.ndarray | None = None
@@ -202,10 +204,11 @@ def _crop(frames: Frames, sights: Sequence[Sight]) -> None:
             at = number - sight.first
             if 0 <= at < len(sight.shown) and sight.shown[at]:
                 gray = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) if gray is None else gray
-                crops[index].append(crop_mouth(gray, smoothed[index][at]))
+                sight.crops[filled[index]] = crop_mouth(gray, smoothed[index][at])
+                filled[index] += 1
                 looks[index] += _look(frame, sight.landmarks[at])
-    for sight, crop, look in zip(sights, crops, looks, strict=True):
-        sight.crops, sight.look = np.stack(crop), _normal(look)
+    for sight, look in zip(sights, looks, strict=True):
+        sight.look = _normal(look)
 
 
 def _motion(crops: np.ndarray) -> list[float]:
