@@ -121,8 +121,9 @@ def separate_file(
     sources = dict(zip(names, [*voices, result.noise[0]], strict=True))
     spread = None
     if result.spread is not None:  # the noise, if it has one, is the last
-        rest = range(total, result.spread.shape[1])
-        spread = result.spread[0][[*order, *rest]]
+        spread = result.spread[0]
+        if list(order) != sorted(order):  # what may be large is not copied for nothing
+            spread = spread[[*order, *range(total, len(spread))]]
     used = paths if not own_picture or seen is not None else []
     report = {
         "davss_version": __version__,
