@@ -78,6 +78,8 @@ def build_shards(
     # Shards made by other code are made again; the manifests change only if the shards do.
     code = code_digest("davss.shards.encoders", "davss.shards.tasks")
     notes = f"{folder}/build-{digest(settings, table.digest(), code)}"
+    with store.scratch(notes):
+        pass  # and so is a folder that may not be written to
     with ray_running(len(os.sched_getaffinity(0))):
         encoder = known or (fitted_encoder(table, config, store, notes) if with_video else None)
         shards = plan_shards(table, _clips_per_shard(table, config, encoder))

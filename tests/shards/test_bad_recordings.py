@@ -20,7 +20,7 @@ from davss.config import ShardsConfig, changed
 from davss.corpora import RawClip, voxceleb2, wham
 from davss.corpora.demo_face import Motion, Portrait
 from davss.corpora.demo_head import draw_identity
-from davss.errors import DavssError
+from davss.errors import DavssError, StorageError
 from davss.media.decoding import require_file
 from davss.shards.build import build_shards
 from davss.shards.reader import ShardReader
@@ -249,3 +249,11 @@ def test_a_file_that_may_not_be_read(noises, monkeypatch):
 
 def _denied(path, *_):
     raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+
+def test_a_storage_that_may_not_be_written_to_is_told_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr("davss.shards.build.ray_running", None)
+    soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).normal(0, 0.1, RATE), RATE)
+    clip = RawClip("a", "train", "", "a.wav", audio=tmp_path / "a.wav")
+    with pytest.raises(StorageError, match="/sys/davss.*; correct the path or its permissions"):
+        build_shards("x", [clip], CONFIG, tmp_path / "out", "/sys/davss")
