@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -233,3 +236,68 @@ def test_killed_and_started_again_it_ends_with_the_identical_table(tmp_path):
 def test_all_failing_is_an_error(job):
     with pytest.raises(DavssError, match="every mixture failed.*not finite"):
         runner.run_plan(cross([ARM], rows("diverge-1", "diverge-2")), job, 2, 1)
+
+
+OFTEN_KILLED = """
+import sys, time
+from dataclasses import replace
+from pathlib import Path
+import ray.cloudpickle
+import tests.evaluation.test_runner as here
+
+class Slow(here.FakeSeparator):
+    def __call__(self, *args, **kwargs):
+        time.sleep(0.1)
+        return super().__call__(*args, **kwargs)
+
+for module in (here, sys.modules["__main__"]):
+    ray.cloudpickle.register_pickle_by_value(module)
+storage, table = map(Path, sys.argv[1:])
+job = replace(here.make_job(storage), make_separator=Slow)
+found = here.runner.run_plan(here.MANY, job, 2, 2)
+found.drop(columns="seconds_taken").to_parquet(table)
+"""
+MANY = cross([ARM], rows(*(f"{n:03d}" if n % 50 else f"diverge-{n:03d}" for n in range(200))))
+
+
+@pytest.mark.slow
+def test_killed_three_times_under_ray_the_table_is_the_same_to_the_byte(tmp_path, monkeypatch):
+    """First the driver with its Ray node, then an actor, then the driver alone."""
+    psutil = pytest.importorskip("psutil")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    command = [sys.executable, "-c", OFTEN_KILLED, str(tmp_path / "killed"), str(tmp_path / "a")]
+
+    def done() -> int:
+        return len(list((tmp_path / "killed").rglob("*.json")))
+
+    def start_and_wait_for(count: int) -> subprocess.Popen:
+        process = subprocess.Popen(command, start_new_session=True)
+        end = time.monotonic() + 240
+        while done() < count and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.05)
+        assert process.poll() is None and done() >= count
+        return process
+
+    process = start_and_wait_for(30)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    first = done()
+    process = start_and_wait_for(first + 30)
+    every = psutil.Process(process.pid).children(recursive=True)
+    actors = [child for child in every if "MapBatches" in " ".join(child.cmdline())]
+    assert actors, [" ".join(child.cmdline())[:60] for child in every]
+    actors[0].kill()
+    end = time.monotonic() + 60
+    while done() < first + 60 and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.05)
+    children = psutil.Process(process.pid).children(recursive=True) if not process.poll() else []
+    process.kill()
+    process.wait()
+    for child in children:  # what an orphaned node leaves would hold this machine's CPUs
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+    assert first + 30 <= done() < len(MANY), "killed before the end, and nothing was lost"
+    assert subprocess.run(command).returncode == 0
+    whole = runner.run_plan(MANY, make_job(tmp_path / "whole"), 2, 1)
+    whole.drop(columns="seconds_taken").to_parquet(tmp_path / "b")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
