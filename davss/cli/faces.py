@@ -111,7 +111,7 @@ class Cast:
                     "agreement": round(face.agreement, 3),
                     "explained": None if verdict is None else round(verdict.correlation, 3),
                     "by_chance": None if verdict is None else round(verdict.chance, 3),
-                    "picture_late_by": None if verdict is None else verdict.lag / FPS,
+                    "picture_late_by": verdict.lag / FPS if verdict and verdict.explains else None,
                     "times": [[a + self.zero, b + self.zero] for a, b in spans(face.person)],
                     "boxes": [[t + self.zero, *box] for t, *box in boxes(face.person)],
                 }
@@ -223,7 +223,7 @@ def _say(cast: Cast, path: Path, recording: Recording) -> None:
     if cast.faces and not cast.speakers:
         recording.notes.append(f"{path}: nobody is seen to speak; separated by its sound alone")
     for index, face in enumerate(cast.speakers):
-        if face.verdict is not None and face.verdict.lag:
+        if face.lips is not None and face.verdict is not None and face.verdict.lag:
             recording.notes.append(
                 f"{path}: speaker_{index + 1}: its picture is {face.verdict.lag / FPS:+.2f} s late "
                 "and moved to the sound"

@@ -136,6 +136,14 @@ def test_sources_are_in_the_order_of_the_faces():
     assert order[1] == 0 and said == "whose voice is whose is not clear: speaker_1, speaker_3"
 
 
+def test_how_late_a_picture_is_is_known_only_of_lips_that_explain_the_sound(folder):
+    path = folder / "one.mp4"
+    cast = find_cast(path, make_speech_prior(), read_recording(path))
+    for correlation, late in ((0.03, None), (0.4, -0.36)):
+        cast.faces[0].verdict = Verdict(correlation, 0.1, -9)
+        assert cast.report()[0]["picture_late_by"] == late
+
+
 def real_pair(path: Path) -> tuple[Path, np.ndarray]:
     """Two people of GRID in one picture, coffee-shop noise 5 dB below each; their voices (2, T)."""
     files = ["id10001/gridsone006/00043.mp4", "id10005/grid/00001.mp4"]
