@@ -23,8 +23,9 @@ def plan(material: Material) -> list[Trial]:
     config = material.config
     arms = [Arm(model, model, material.sampler) for model in (config.noise, *UNTRAINED)]
     rate, weight = material.speech.sample_rate, material.sampler.guidance_weight
-    published = UdiffseConfig(guidance_weight=weight, noise_n_fft=fft_size(rate))
-    arms.append(Arm("udiffse", "none", published))
+    # a sampler of its own, which models the noise itself
+    adapted = UdiffseConfig(guidance_weight=weight, noise_n_fft=fft_size(rate))
+    arms.append(Arm("udiffse", "none", adapted))
     rows = [
         make_row(material, f"k{count}-snr{snr_db:g}", index, pools, snr_db=snr_db, deal=count)
         for count in config.num_speakers
