@@ -199,12 +199,12 @@ PRESETS: dict[str, SamplerConfig] = {
 # For the packaged priors (davss/small), chosen on validation clips (docs/results.md).
 PRESETS["small"] = dataclasses.replace(PRESETS["fast"], num_steps=20, num_samples=2, rho=3.0)
 PRESETS["small16"] = DapsConfig(
-    num_steps=5,
+    num_steps=6,
     num_samples=2,
     inner_noise=0.0,
     shares="offer",
     sigma_max=0.2,
-    sigma_min=0.01,
+    sigma_min=0.03,
     rho=3.0,
     guidance_weight=0.0,
 )

@@ -18,7 +18,7 @@ no gradient: the shares become those of a Wiener filter that follows the sources
 
     r² = σ² |D(u + ρ) − û| / |ρ|
 
-over a neighbourhood of the bin: whose sound the residual is, its denoiser keeps. One more call.
+bin by bin: whose sound the residual is, its denoiser keeps. One more call.
 
 Shapes: B batch · M sources · T samples · F bins · N frames.
 """
@@ -68,7 +68,7 @@ def offer(denoise: Denoise, mixture: Tensor, u: Tensor, denoised: Tensor, sigma:
     """What û errs by, from what is kept of the residual when it is offered (23)."""
     residual = (mixture - denoised.sum(dim=1))[:, None]
     kept = without_gradient(denoise, u + residual, sigma) - denoised
-    kept, offered = (neighbourhood_mean(stft(x).abs().square()) for x in (kept, residual))
+    kept, offered = (stft(x).abs().square() for x in (kept, residual))
     least = SILENCE * offered.mean(dim=(-2, -1), keepdim=True) + torch.finfo(u.dtype).tiny
     variance = sigma**2 * (kept / (offered + least)).sqrt()
     return variance.clamp(LOWEST * white_error(sigma), HIGHEST * white_error(sigma))
