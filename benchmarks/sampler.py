@@ -5,14 +5,9 @@
 The reference is what one writes first: one mixture after the other, one network call per source and
 guidance branch, default memory layout, layers as they are drawn (up-sampling, then convolution;
 torch's own group normalisation), the estimate without gradients, and the likelihood's gradient by
-a second forward. Both do the same arithmetic; the largest relative difference of their results is
-printed beside the times. davss is timed with one mixture, and with a set of mixtures as
-`pipelines.separate` does it: processes of one thread, each with batches of --batch mixtures; and
-with one mixture and the sampler of the preset `fast`, whose steps are other steps, without
-gradients.
-Reference, mixture and set have processes of their own and take turns.
-GFLOP/s are of the passes that davss makes, counted by `davss.profiling`; the line below the table
-says what the machine's convolutions reach at this size, measured in the same run.
+a second forward. davss does the same arithmetic; the largest relative difference of the results
+is printed beside the times. The last columns are of the sampler of the preset `fast`, whose steps
+are other steps, without gradients. Reference and davss have processes of their own and take turns.
 
 Shapes: B batch · M sources · T samples · V video frames · D visual feature size.
 """
@@ -22,14 +17,12 @@ import multiprocessing
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from multiprocessing.pool import Pool
 
 import torch
 from torch import Tensor
 
 from benchmarks.drawn import as_drawn
 from davss.config import PRESETS, DpsConfig, NetworkConfig, SamplerConfig, changed
-from davss.diffusion.guidance import plan_branches
 from davss.diffusion.prior import NoisePrior, SpeechPrior
 from davss.diffusion.schedule import sigma_schedule
 from davss.media import FPS
@@ -37,56 +30,9 @@ from davss.posterior import sample
 from davss.posterior.likelihood import reconstruction_loss
 from davss.posterior.separator import Separator
 from davss.profiling import untrained_priors
-from davss.profiling.counting import PassFlops, count_evaluations, feature_maps, pass_flops
-from davss.profiling.timing import conv_peak
 
 SAMPLE_RATE = 8000
-HEADER = (
-    "| K | guidance | reference s/step | davss: a mixture | ratio | of a set | ratio "
-    "| with daps | ratio | GFLOP/s | difference |"
-)
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Time both samplers for every number of speakers and guidance weight asked for."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--nf", type=int, default=16, help="channels (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=2.0, help="length (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=8, help="sampler steps (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=3, help="best of (default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=4, help="of a set (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--speakers", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--guidance-weights", type=float, nargs="+", default=[0.0, 0.5])
-    arguments = parser.parse_args(argv)
-    print(HEADER)
-    print("|" + "---|" * (HEADER.count("|") - 1))
-    num_samples = round(arguments.seconds * SAMPLE_RATE)
-    passes = [pass_flops(prior, num_samples) for prior in make_priors(arguments.nf)]
-    reached = []
-    context = multiprocessing.get_context("spawn")
-    threads = arguments.threads
-    pools = [context.Pool(1, torch.set_num_threads, (threads,)) for _ in range(2)]
-    pools.append(context.Pool(threads, torch.set_num_threads, (1,)))
-    for num_speakers in arguments.speakers:
-        for sampler in plan_samplers(arguments):
-            task = Task(arguments.nf, arguments.seconds, num_speakers, sampler)
-            row, gflops = compare(task, arguments, pools, passes)
-            print(row, flush=True)
-            reached.append(gflops)
-    peak = pools[1].apply(measure_peak, (arguments,))
-    for pool in pools:
-        pool.terminate()
-    print(
-        f"\nBest 3×3 convolution of these feature maps: {peak:.1f} GFLOP/s; davss reaches "
-        f"{min(reached) / peak:.0%} to {max(reached) / peak:.0%} of it at nf {arguments.nf}."
-    )
-
-
-def plan_samplers(arguments: argparse.Namespace) -> list[DpsConfig]:
-    """A sampler for each row of a number of speakers."""
-    weights, steps = arguments.guidance_weights, arguments.steps
-    return [DpsConfig(num_steps=steps, guidance_weight=weight) for weight in weights]
+HEADER = "| K | guidance | reference s/step | davss | ratio | with daps | ratio | difference |"
 
 
 @dataclass(frozen=True)
@@ -99,40 +45,42 @@ class Task:
     sampler: SamplerConfig
 
 
-def compare(
-    task: Task, arguments: argparse.Namespace, pools: Sequence[Pool], passes: Sequence[PassFlops]
-) -> tuple[str, float]:
-    """Time the reference, davss with one mixture, and with a set, in their pools of processes: a
-    row of the table, seconds per step and mixture, and GFLOP/s of davss with one mixture. `passes`
-    are those of the speech and the noise prior.
-    """
-
-    def of_set() -> float:
-        work = [(task, arguments.batch)] * arguments.threads
-        return max(seconds for seconds, _ in pools[2].starmap(run_davss, work, 1))
-
-    # a first round before the times: a first call is slower; then in turn, so that a change of the
-    # machine's speed meets all
-    rounds = [
-        (
-            pools[0].apply(run_reference, (task,)),
-            pools[1].apply(run_davss, (task,)),
-            pools[1].apply(run_davss, (without_gradient(task),)),
-            of_set(),
-        )
-        for _ in range(arguments.repeats + 1)
-    ]
-    (_, a), (_, b), _, _ = rounds[0]
-    difference = ((a - b).abs().max() / a.abs().max()).item()
-    steps, size = task.sampler.num_steps, arguments.batch * arguments.threads
-    reference, mixture, daps = (min(r[i][0] for r in rounds[1:]) / steps for i in range(3))
-    separator = Separator(*make_priors(task.nf), task.sampler, device="cpu")
-    flops = count_evaluations(separator, task.num_speakers).flops(*passes) / steps
-    set_of = min(r[3] for r in rounds[1:]) / steps / size
-    gflops = flops / mixture / 1e9
-    times = " | ".join(f"{s:.3f} | {reference / s:.2f}" for s in (mixture, set_of, daps))
-    row = f"| {task.num_speakers} | {task.sampler.guidance_weight:g} | {reference:.3f} | {times} "
-    return row + f"| {gflops:.1f} | {difference:.1e} |", gflops
+def main(argv: Sequence[str] | None = None) -> None:
+    """Time both samplers for every number of speakers and guidance weight asked for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--nf", type=int, default=16, help="channels (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="length (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=8, help="sampler steps (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=3, help="best of (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--speakers", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--guidance-weights", type=float, nargs="+", default=[0.0, 0.5])
+    arguments = parser.parse_args(argv)
+    print(HEADER)
+    print("|" + "---|" * (HEADER.count("|") - 1))
+    context, threads = multiprocessing.get_context("spawn"), (arguments.threads,)
+    with (
+        context.Pool(1, torch.set_num_threads, threads) as plain,
+        context.Pool(1, torch.set_num_threads, threads) as davss,
+    ):
+        for num_speakers in arguments.speakers:
+            for weight in arguments.guidance_weights:
+                sampler = DpsConfig(num_steps=arguments.steps, guidance_weight=weight)
+                task = Task(arguments.nf, arguments.seconds, num_speakers, sampler)
+                # in turn, so that a change of the machine's speed meets all; a first call is slower
+                rounds = [
+                    (
+                        plain.apply(run_reference, (task,)),
+                        davss.apply(run_davss, (task,)),
+                        davss.apply(run_davss, (without_gradient(task),)),
+                    )
+                    for _ in range(arguments.repeats + 1)
+                ]
+                (_, a), (_, b), _ = rounds[0]
+                best = [min(r[i][0] for r in rounds[1:]) / arguments.steps for i in range(3)]
+                times = " | ".join(f"{s:.3f} | {best[0] / s:.2f}" for s in best[1:])
+                row = f"| {num_speakers} | {weight:g} | {best[0]:.3f} | {times}"
+                print(f"{row} | {(a - b).abs().max() / a.abs().max():.1e} |", flush=True)
 
 
 def without_gradient(task: Task) -> Task:
@@ -152,13 +100,13 @@ def make_mixture(task: Task) -> tuple[Tensor, Tensor]:
     return 0.05 * (num_speakers + 1) ** 0.5 * mixture, lips
 
 
-def run_davss(task: Task, batch: int = 1) -> tuple[float, Tensor]:
-    """Seconds and sources of davss, for a batch of equal mixtures."""
-    mixture, lips = (x.repeat_interleave(batch, dim=0) for x in make_mixture(task))
+def run_davss(task: Task) -> tuple[float, Tensor]:
+    """Seconds and sources of davss."""
+    mixture, lips = make_mixture(task)
     separator = Separator(*make_priors(task.nf), task.sampler, device="cpu")
 
     def work() -> Tensor:
-        seeded = [torch.Generator().manual_seed(0) for _ in range(batch)]
+        seeded = [torch.Generator().manual_seed(0)]
         denoise = next(separator.denoisers(mixture, lips, task.num_speakers, seeded))
         return sample(denoise, mixture, task.num_speakers + 1, task.sampler, seeded)
 
@@ -172,16 +120,6 @@ def run_reference(task: Task) -> tuple[float, Tensor]:
     as_drawn(speech)
     as_drawn(noise)
     return timed(lambda: straightforward(speech, noise, mixture, lips, task.sampler))
-
-
-def measure_peak(arguments: argparse.Namespace) -> float:
-    """GFLOP/s of the best 3×3 convolution of the network's own feature maps, in a batch as large
-    as the largest of the table.
-    """
-    maps = feature_maps(make_priors(arguments.nf)[0], round(arguments.seconds * SAMPLE_RATE))
-    speakers = max(arguments.speakers)
-    branches = [plan_branches(speakers, speakers, s) for s in plan_samplers(arguments)]
-    return conv_peak(*maps, "cpu", batch_size=max(b.lips + b.null for b in branches))
 
 
 def timed(work: Callable[[], Tensor]) -> tuple[float, Tensor]:

@@ -1,12 +1,11 @@
-"""Speed of training: the step against a plain loop, by switch, with two workers; loader.
+"""Speed of training: the step against a plain loop, and the loader alone.
 
-    python -m benchmarks.training [step] [loader] [switches] [workers] [--rounds 6]
+    python -m benchmarks.training [step] [loader] [--rounds 6]
 
 The rows go to docs/benchmarks.md. The plain loop is what the repositories of this method's lineage
 do, written out: float32, default memory layout, the network layer by layer, whole clips decoded and
-then cropped, `Adam`, an average parameter by parameter. What is compared takes turns, each in
-processes of its own with one thread; times are medians of steps after a warm-up. Switches and
-workers are fed one batch of noise; two workers share it, through DDP and gloo as in a run.
+then cropped, `Adam`, an average parameter by parameter. The two take turns, each in a process of
+its own with one thread; times are medians of steps after a warm-up.
 """
 
 from __future__ import annotations
@@ -18,15 +17,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
-from itertools import islice, repeat
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import webdataset
-from torch import distributed, nn
 
 from benchmarks.drawn import as_drawn
 from benchmarks.shards import write
@@ -41,18 +37,10 @@ from davss.training.ema import Ema
 from davss.training.job import Worker
 from davss.training.loop import Objective, step
 
-PARTS = ("step", "loader", "switches", "workers")
+PARTS = ("step", "loader")
 RATE, SECONDS, CROP, CLIPS = 16_000, 8.0, 64_000, 64
 DIFFUSION = DiffusionConfig(sigma_min=1e-4, sigma_max=1.0)
 SMALL = NetworkConfig(nf=16, n_fft=254, fourier_scale=2.0)
-DEFAULT = TrainingConfig(global_batch_size=4)
-SWITCHES = {
-    "default": DEFAULT,
-    "fused optimiser off": replace(DEFAULT, fused_optimiser=False),
-    "channels_last off": replace(DEFAULT, channels_last=False),
-    "bfloat16": replace(DEFAULT, precision="bfloat16"),
-    "compile": replace(DEFAULT, compile=True),
-}
 
 
 def write_shard(path: Path) -> Shard:
@@ -121,65 +109,32 @@ def plain_steps(shard: Shard, crop: int, batch: int) -> Iterator[float]:
         yield 0.0
 
 
-def davss_steps(
-    batches: Iterator[Batch], config: TrainingConfig, worker: Worker
-) -> Iterator[float]:
-    """The steps of davss; yields the seconds that each one waited for its batch."""
+def davss_steps(shard: Shard, crop: int, batch: int) -> Iterator[float]:
+    """The loop of davss; yields the seconds that each step waited for its batch."""
+    keep_freed_memory()
     torch.manual_seed(0)
+    batches, config = loader(shard, crop, batch, workers=1), TrainingConfig(global_batch_size=batch)
     prior = NoisePrior(PriorInfo(RATE, SMALL, DIFFUSION)).train()
-    if config.channels_last:
-        prior = prior.to(memory_format=torch.channels_last)
+    prior = prior.to(memory_format=torch.channels_last)
     optimiser = torch.optim.Adam(prior.parameters(), fused=config.fused_optimiser)
     state = TrainingState(prior, optimiser, Ema(prior, config.ema_decay))
-    if config.compile:
-        prior.compile()
-    reduced = config.precision == "bfloat16"
-    objective: nn.Module = Objective(prior, DIFFUSION, torch.bfloat16 if reduced else torch.float32)
-    if worker.world_size > 1:
-        objective = nn.parallel.DistributedDataParallel(objective)
+    objective = Objective(prior, DIFFUSION, torch.float32)
     while True:
         began = time.perf_counter()
-        batch = next(batches)
+        taken = next(batches)
         waited = time.perf_counter() - began
-        step(objective, state, [batch], 1e-4, config, worker)
+        step(objective, state, [taken], 1e-4, config, Worker())
         yield waited
-
-
-def fed_from_shards(shard: Shard, crop: int, batch: int) -> Iterator[float]:
-    """The loop of davss with its loader."""
-    keep_freed_memory()
-    batches = loader(shard, crop, batch, workers=1)
-    return davss_steps(batches, TrainingConfig(global_batch_size=batch), Worker())
-
-
-def fed_with_noise(
-    config: TrainingConfig, crop: int, worker: Worker, meeting: str
-) -> Iterator[float]:
-    """The loop of davss, or of one of its workers, on one batch of noise."""
-    keep_freed_memory()
-    if worker.world_size > 1:
-        distributed.init_process_group(
-            "gloo",
-            init_method=f"file://{meeting}",
-            rank=worker.rank,
-            world_size=worker.world_size,
-        )
-    size = config.global_batch_size // worker.world_size
-    audio, noise = DIFFUSION.sigma_data * torch.randn(size, crop), torch.randn(size, crop)
-    uniforms = torch.rand(size, 3, dtype=torch.float64)
-    has_lips = torch.zeros(size, dtype=torch.bool)
-    batch = Batch(audio, None, has_lips, ["clip"] * size, noise, uniforms)
-    return davss_steps(repeat(batch), config, worker)
 
 
 running: Iterator[float]  # the loop of this process
 
 
-def begin(make: Callable[..., Iterator[float]], arguments: tuple[Any, ...]) -> None:
+def begin(make: Callable[..., Iterator[float]], shard: Shard, crop: int, batch: int) -> None:
     """Make this process the one of a loop."""
     global running
     torch.set_num_threads(1)
-    running = make(*arguments)
+    running = make(shard, crop, batch)
 
 
 def timed(count: int) -> tuple[list[float], float]:
@@ -192,81 +147,38 @@ def timed(count: int) -> tuple[list[float], float]:
     return seconds, waited
 
 
-def take_turns(
-    loops: Sequence[Sequence[tuple[Callable[..., Iterator[float]], tuple[Any, ...]]]], rounds: int
-) -> list[tuple[float, float]]:
-    """Median seconds of a step, and share of it waited, of loops of one or more processes."""
-    context = multiprocessing.get_context("spawn")
-    # not daemons: the loader has processes of its own
-    groups = [[ProcessPoolExecutor(1, context, begin, each) for each in loop] for loop in loops]
-    seconds: list[list[float]] = [[] for _ in loops]
-    waits = [0.0 for _ in loops]
-    for number in range(rounds + 1):
-        for index, pools in enumerate(groups):
-            waiting = [pool.submit(timed, 2) for pool in pools]
-            took, waited = [each.result() for each in waiting][0]
-            if number:  # a first round warms up
-                seconds[index].extend(took)
-                waits[index] += waited
-    for pools in groups:
-        for pool in pools:
-            pool.shutdown()
-    return [(float(np.median(s)), w / sum(s)) for s, w in zip(seconds, waits, strict=True)]
-
-
 def measure_step(shard: Shard, rounds: int, batch: int = 4, crop: int = 32_000) -> None:
-    """Both loops."""
-    setting = (shard, crop, batch)
-    (old, _), (new, wait) = take_turns(
-        [[(plain_steps, setting)], [(fed_from_shards, setting)]], rounds
-    )
+    """Both loops, each in a process of its own, two steps in turn after a first turn to warm up."""
+    context, setting = multiprocessing.get_context("spawn"), (shard, crop, batch)
+    with (
+        # not daemons: the loader has processes of its own
+        ProcessPoolExecutor(1, context, begin, (plain_steps, *setting)) as plain,
+        ProcessPoolExecutor(1, context, begin, (davss_steps, *setting)) as davss,
+    ):
+        turns = [
+            [pool.submit(timed, 2).result() for pool in (plain, davss)] for _ in range(rounds + 1)
+        ]
+    of_plain, of_davss = zip(*turns[1:], strict=True)
+    old, new = (np.median([s for s, _ in loop]) for loop in (of_plain, of_davss))
+    wait = sum(waited for _, waited in of_davss) / sum(sum(s) for s, _ in of_davss)
     print(f"| plain loop, nf 16, batch {batch} × 2 s, one thread | {batch / old:.2f} samples/s |")
     print(f"| davss, the same | {batch / new:.2f} samples/s, {old / new:.2f} × |")
     print(f"| wait for the loader | {100 * wait:.2f} % of the step |")
 
 
-def measure_switches(rounds: int, crop: int = 32_000) -> None:
-    """The default, and each switch turned."""
-    loops = [[(fed_with_noise, (config, crop, Worker(), ""))] for config in SWITCHES.values()]
-    took = take_turns(loops, rounds)
-    for name, (seconds, _) in zip(SWITCHES, took, strict=True):
-        print(f"| {name} | {seconds:.3f} s/step | {took[0][0] / seconds:.2f} × |")
-
-
-def measure_workers(meeting: Path, rounds: int, crop: int = 32_000) -> None:
-    """One worker, and two that share its batch."""
-    loops = [
-        [
-            (fed_with_noise, (DEFAULT, crop, Worker(rank, size), str(meeting)))
-            for rank in range(size)
-        ]
-        for size in (1, 2)
-    ]
-    (one, _), (two, _) = take_turns(loops, rounds)
-    print(f"| 1 worker, one thread | {one:.3f} s/step | 1.00 × |")
-    print(f"| 2 workers, one thread each | {two:.3f} s/step | {one / two:.2f} × |")
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the rows of the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (all)")
+    parser.add_argument("parts", nargs="*", choices=PARTS, default=PARTS, metavar="PART")
     parser.add_argument("--rounds", type=int, default=6, help="turns of two steps (default: 6)")
     arguments = parser.parse_args(argv)
-    parts = arguments.parts or PARTS
-    if unknown := set(parts) - set(PARTS):
-        parser.error(f"{', '.join(sorted(unknown))}: give {', '.join(PARTS)}")
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         shard = write_shard(Path(folder) / "train-000000.tar")
-        if "loader" in parts:
+        if "loader" in arguments.parts:
             measure_loader(shard)
-        if "step" in parts:
+        if "step" in arguments.parts:
             measure_step(shard, arguments.rounds)
-        if "switches" in parts:
-            measure_switches(arguments.rounds)
-        if "workers" in parts:
-            measure_workers(Path(folder) / "meeting", arguments.rounds)
 
 
 if __name__ == "__main__":
