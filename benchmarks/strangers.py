@@ -4,7 +4,8 @@
 
 `strangers.csv` beside this file lists the mixtures, 2.8 s each: 30 speakers of LibriSpeech's
 train-clean-100 that are in no training of the packaged priors, in real noise of which training had
-heard the recording (another stretch of it), the scene (other recordings), or nothing. SPEECH and
+heard the recording (another stretch of it), the scene (other recordings), or nothing.
+`strangers_valid.csv` is such a list of validation material, to choose settings on. SPEECH and
 NOISE are folders in which the files of the list lie. Every noise model has the same speech prior
 and sampler; a `+` and settings after its name change the sampler: `gaussian+shares=measured`.
 Prints means with 95 % intervals, and the paired differences from the first model.

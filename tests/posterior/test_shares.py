@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from davss.posterior.shares import SHARES, color, split, stft
+from davss.posterior.shares import HOP, LOWEST, N_FFT, SHARES, color, split, stft, white_error
 from tests.posterior import oracle
 
 SIGMA = 0.05
@@ -52,3 +52,19 @@ def test_coloured_noise_has_the_variance(shares):
     power = stft(color(white, found)).abs().square().mean(dim=(0, 3))
     expected = found if isinstance(found, float) else found.mean(dim=(0, 3))
     assert (10 * (power / expected).log10()).abs().mean() < 0.5
+
+
+def test_an_offer_is_judged_bin_by_bin():
+    """Frames that lie behind the end of what a source keeps are none of its own, to the first."""
+    border = 32 * HOP
+    mixture = torch.randn(1, 2 * border, dtype=torch.float64)
+    first = (torch.arange(2 * border) < border).double()
+
+    def denoise(u, sigma):
+        return u * torch.stack([first, 1 - first])
+
+    nothing = torch.zeros(1, 2, 2 * border, dtype=torch.float64)
+    before, after = SHARES["offer"](denoise, mixture, nothing, nothing, SIGMA)[0]
+    frame = (border + N_FFT // 2) // HOP
+    assert torch.allclose(before[:, frame], torch.tensor(LOWEST * white_error(SIGMA)).double())
+    assert (after[:, frame] > 0.9 * SIGMA**2).all()
