@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from davss.errors import DavssError
 from davss.networks import layers
 from davss.networks.film import FiLM, Modulations, modulate
+from davss.networks.inverse import inverse_stft
 
 FRAME_MULTIPLE = 16
 
@@ -235,9 +236,7 @@ class NCSNpp(nn.Module):
     def istft(self, spectrogram: Tensor, length: int) -> Tensor:
         """(B, 2, F, N) → (B, T)."""
         z = torch.view_as_complex(spectrogram.permute(0, 2, 3, 1).contiguous())
-        return torch.istft(
-            z, self.n_fft, self.hop_length, window=self.window, center=True, length=length
-        )
+        return inverse_stft(z, self.hop_length, self.window, length)
 
     def load_public(self, state_dict: Mapping[str, Tensor]) -> "NCSNpp":
         """Load weights with the names of public checkpoints (`all_modules.N…`, `output_layer…`);

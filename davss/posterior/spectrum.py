@@ -7,6 +7,8 @@ Shapes: T samples · F bins · N frames.
 import torch
 from torch import Tensor
 
+from davss.networks import inverse
+
 
 def stft(signal: Tensor, n_fft: int, hop: int, pad_mode: str = "constant") -> Tensor:
     """(…, T) → (…, F, N) complex, frame n centred on sample n · hop."""
@@ -24,8 +26,7 @@ def stft(signal: Tensor, n_fft: int, hop: int, pad_mode: str = "constant") -> Te
 def inverse_stft(z: Tensor, n_fft: int, hop: int, length: int) -> Tensor:
     """(…, F, N) → (…, length)."""
     hann = window(n_fft, z.real.dtype, z.device)
-    signal = torch.istft(z.flatten(0, -3), n_fft, hop, window=hann, length=length)
-    return signal.unflatten(0, z.shape[:-2])
+    return inverse.inverse_stft(z.flatten(0, -3), hop, hann, length).unflatten(0, z.shape[:-2])
 
 
 def window(n_fft: int, dtype: torch.dtype, device: torch.device) -> Tensor:
