@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import shlex
+import socket
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,8 @@ from pathlib import Path
 
 from davss.errors import DavssError
 
-PATIENCE = 10.0  # seconds that a cluster gets to answer
+KNOCK = 3.0  # seconds that a machine gets to take a connection
+PATIENCE = 10.0  # … and a cluster to answer, a Python's start included
 ROOM_PATIENCE = 20.0  # seconds after which a wait for room is said
 # A socket's path may have 107 bytes; Ray adds /ray/session_DATE_TIME_PID/sockets/plasma_store.
 LONGEST_TMPDIR = 36
@@ -79,9 +81,13 @@ def _join(address: str) -> None:
 
     if "://" in address:
         raise ValueError("stages join a cluster by HEAD:6379; `cluster.submit` takes http://")
+    found = canonicalize_bootstrap_address(address) or address
+    host, _, port = found.rpartition(":")
+    if port.isdecimal() and int(port) < 1 << 16:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK):
+            pass
     # In a process of its own, which can be ended: Ray's own attempts take a quarter of an hour.
     code = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1])"
-    found = canonicalize_bootstrap_address(address) or address
     try:
         subprocess.run(
             [sys.executable, "-c", code, found],
