@@ -81,7 +81,7 @@ def test_samplers(monkeypatch, config):
     with fake_gpu(monkeypatch):
         mixture = torch.randn(BATCH, LENGTH)
         seeded = [torch.Generator("cpu") for _ in range(BATCH)]
-        trace = Trace(2, callback)
+        trace = Trace(2, mixture.abs().amax(dim=1), callback)
         found = sample(denoise, mixture, 3, config, seeded, trace)
     assert len(planned) == 2 and on_gpu(found, *seen, *trace.sane, *trace.steps[0])
     assert all(tensor.dtype == torch.float32 for tensor in seen)

@@ -24,6 +24,8 @@ from davss.networks.precision import autocast
 # able to say so with outputs of order one.
 QUIETEST = 0.02
 QUANTILE = 0.3  # speech leaves a third of the moments of nearly every bin to the noise
+MUTED = 10**-6.5  # of the mean power of frames, −65 dB: below it a frame is muted
+OFFSET = 2  # lowest bins in which an offset, and what removing it leaves, would count as sound
 # Errors of a spectrum in training, dB: of its level, of its shape between KNOTS, of single bins.
 LEVEL_ERROR, SHAPE_ERROR, BIN_ERROR, KNOTS = 1.5, 1.5, 0.7, 10
 
@@ -60,16 +62,29 @@ def own_spectrum(network: NCSNpp, signal: Tensor) -> Tensor:
 
 def blind_spectrum(network: NCSNpp, signal: Tensor) -> Tensor:
     """S (B, F) of what is stationary in signals (B, T), from their quiet moments."""
-    return quiet_level(power(network, signal), QUANTILE)[..., 0]
+    found = power(network, signal)
+    return quiet_level(found, sounding(found), QUANTILE)[..., 0]
 
 
-def quiet_level(power: Tensor, quantile: float, exponent: Tensor | float = 1.0) -> Tensor:
-    """Mean power (…, F, 1) of Gaussian noise from a quantile over time of power (…, F, N), which
-    no louder event moves. Raised to `exponent`, an exponential variable of mean 1 has the quantile
-    (−ln(1 − q))^exponent.
+def sounding(power: Tensor) -> Tensor:
+    """Frames (…, 1, N) of power (…, F, N) that are not muted, as by a cut, a call's switch or a
+    noise gate: those tell nothing of the noise. Muted is 65 dB below the mean.
     """
-    rank = max(1, round(quantile * power.shape[-1]))
-    lowest = power.kthvalue(rank, dim=-1, keepdim=True).values
+    level = power[..., OFFSET:, :].sum(dim=-2, keepdim=True)
+    return level >= MUTED * level.mean(dim=-1, keepdim=True)
+
+
+def quiet_level(
+    power: Tensor, sounding: Tensor, quantile: float, exponent: Tensor | float = 1.0
+) -> Tensor:
+    """Mean power (…, F, 1) of Gaussian noise from a quantile over the `sounding` frames (…, 1, N)
+    of power (…, F, N), which no louder event moves. Raised to `exponent`, an exponential variable
+    of mean 1 has the quantile (−ln(1 − q))^exponent.
+    """
+    count = sounding.sum(dim=-1, keepdim=True)
+    rank = (quantile * count.double()).round().long().clamp_min(1)
+    ordered = power.where(sounding, torch.inf).sort(dim=-1).values
+    lowest = ordered.gather(-1, (rank - 1).expand(*power.shape[:-1], 1))
     return lowest / (-math.log1p(-quantile)) ** exponent
 
 

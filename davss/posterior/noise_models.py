@@ -26,7 +26,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from davss.diffusion.coloured import QUANTILE, quiet_level
+from davss.diffusion.coloured import QUANTILE, quiet_level, sounding
 from davss.posterior import spectrum
 from davss.posterior.spectrum import inverse_stft
 
@@ -97,7 +97,8 @@ class GaussianNoise:
         power = self.evidence.power(residual, sigma)
         # The residual is the mixture without some speech, so more noise than the mixture shows is
         # speech in the wrong place.
-        level = quiet_level(power, self.quantile, self.evidence.trust(sigma))
+        trust = self.evidence.trust(sigma)
+        level = quiet_level(power, self.evidence.sounding, self.quantile, trust)
         self.v = level.clamp_min(FLOOR).minimum(self.evidence.blind)
         return wiener(u, sigma, self.variance, self.evidence.n_fft)
 
@@ -110,7 +111,8 @@ class GaussianNoise:
 class Evidence:
     """What mixture and residual say about the noise, relative to the mixture's mean power.
 
-    mixture: (B, T); scale: (B, 1, 1) that power; blind: (B, F, 1) V₀.
+    mixture: (B, T); scale: (B, 1, 1) that power; sounding: (B, 1, N) where it is not muted;
+    blind: (B, F, 1) V₀.
     """
 
     def __init__(self, mixture: Tensor, sample_rate: int, quantile: float) -> None:
@@ -118,7 +120,8 @@ class Evidence:
         power = stft(mixture, self.n_fft).abs().square()
         self.num_bins, self.num_frames = power.shape[-2:]
         self.scale = power.mean(dim=(-2, -1), keepdim=True).clamp_min(SILENCE)
-        self.blind = quiet_level((power / self.scale).clamp_min(FLOOR), quantile)
+        self.sounding = sounding(power)
+        self.blind = quiet_level((power / self.scale).clamp_min(FLOOR), self.sounding, quantile)
 
     def trust(self, sigma: Tensor) -> Tensor:
         """η (B, F, 1) at noise levels sigma (B,)."""

@@ -222,12 +222,10 @@ class Separator:
             return found
 
         def attempt(chosen: list[int], sampler: SamplerConfig, seed: int) -> tuple[Tensor, Trace]:
-            trace = Trace(sampler.num_steps, callback)
             some = [excerpts[index] for index in chosen]
-            drawn = self._draw(
-                some, known[chosen], settled[chosen], num_speakers, seed, sampler, trace
+            return self._draw(
+                some, known[chosen], settled[chosen], num_speakers, seed, sampler, callback
             )
-            return drawn, trace
 
         drawn, trace = attempt(list(range(len(excerpts))), self.sampler, seed)
         retried, steps = sorted(trace.diverged()), trace.tensors()
@@ -256,9 +254,9 @@ class Separator:
         num_speakers: int,
         seed: int,
         sampler: SamplerConfig,
-        callback: Callback,
-    ) -> Tensor:
-        """All draws of windows that are sampled together, (S, P, M, W)."""
+        callback: Callback | None,
+    ) -> tuple[Tensor, Trace]:
+        """All draws of windows that are sampled together, (S, P, M, W), and how they went."""
         num_sources = known.shape[1]
         mixture = torch.stack([excerpt.mixture for excerpt in excerpts]).to(self.device)
         lips = [excerpt.lips for excerpt in excerpts if excerpt.lips is not None]
@@ -266,6 +264,7 @@ class Separator:
         levels = torch.tensor([excerpt.level for excerpt in excerpts], device=self.device)[:, None]
         scale = SIGMA_DATA * num_sources**0.5 / levels
         mixture = scale * mixture
+        trace = Trace(sampler.num_steps, mixture.abs().amax(dim=1), callback)
         known, settled = scale[:, None] * known.to(self.device), settled.to(self.device)
         generators = [generator(seed, excerpt.key) for excerpt in excerpts]
         one = changed(sampler, num_samples=1)
@@ -273,8 +272,8 @@ class Separator:
         draws = []
         for denoise in islice(denoisers, sampler.num_samples):
             denoise = conditioned(denoise, known, settled)
-            draws.append(sample(denoise, mixture, num_sources, one, generators, callback))
-        return (torch.stack(draws) / scale[:, None]).cpu()
+            draws.append(sample(denoise, mixture, num_sources, one, generators, trace))
+        return (torch.stack(draws) / scale[:, None]).cpu(), trace
 
     def denoisers(
         self,

@@ -8,17 +8,22 @@ from torch import Tensor
 
 from davss.posterior.steps import SIGMA_DATA, Callback, Step
 
-LOUD = 100.0 * SIGMA_DATA  # no source is that loud unless its sampler has run away
+# No source is as loud as both of these unless its sampler has run away.
+LOUD = 100.0 * SIGMA_DATA
+BEYOND = 2.0  # times the peak of the mixture, which a click in silence has above LOUD
 ITEMS = ("likelihood", "prior_step", "likelihood_step")  # those with a dimension of items
 
 
 class Trace:
     """A callback that records the first draw and notices items that diverge. What it keeps stays
     where it was computed until it is asked for, so that no step waits for a GPU.
+
+    peaks: (B,) of the mixtures, as loud as the sampler gets them.
     """
 
-    def __init__(self, num_steps: int, callback: Callback | None = None) -> None:
+    def __init__(self, num_steps: int, peaks: Tensor, callback: Callback | None = None) -> None:
         self.num_steps, self.callback = num_steps, callback
+        self.loudest = (BEYOND * peaks).clamp_min(LOUD)
         self.sigmas: list[float] = []
         self.steps: list[tuple[Tensor, ...]] = []  # what ITEMS names
         self.sane: list[Tensor] = []  # (B,) of every step of every draw
@@ -28,7 +33,7 @@ class Trace:
             self.sigmas.append(step.sigma)
             self.steps.append((step.likelihood, step.prior_step, step.likelihood_step))
         # NaN compares as not below the limit
-        self.sane.append(step.denoised.abs().amax(dim=(1, 2)) < LOUD)
+        self.sane.append(step.denoised.abs().amax(dim=(1, 2)) < self.loudest)
         if self.callback:
             self.callback(step)
 
@@ -45,10 +50,14 @@ class Trace:
         """What a second try that diverged at `step` comes to, and the mend."""
         dps = sampler == "dps"  # the others have no ζ
         change = "with half of zeta" if dps else "with other random numbers"
-        mend = "raise num_steps or lower zeta" if dps else "raise num_steps"
+        mends = {
+            "dps": "raise num_steps or lower zeta",
+            "daps": "try other priors or another noise model",  # no step of it can be too long
+        }
         return (
             f"the sampler diverged at step {step} of {self.num_steps} (sigma "
-            f"{self.sigmas[step]:.2g}), also at its second try {change}; {mend}"
+            f"{self.sigmas[step]:.2g}), also at its second try {change}; "
+            f"{mends.get(sampler, 'raise num_steps')}"
         )
 
     def tensors(self) -> dict[str, Tensor]:

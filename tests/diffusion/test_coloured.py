@@ -1,5 +1,6 @@
 """A prior preconditioned by a spectrum: what it is without training, and how it learns."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -68,6 +69,16 @@ def test_a_loud_moment_does_not_change_the_blind_spectrum():
         seen,
         prior(event, torch.tensor([0.1]), spectrum=coloured.blind_spectrum(prior.network, event)),
     )
+
+
+def test_muted_moments_do_not_change_the_blind_spectrum():
+    network, noise = make_coloured().network, 0.1 * torch.randn(2, 10 * T)
+    noise[1, 4 * T :] = 0
+    whole, muted = coloured.blind_spectrum(network, noise).mean(dim=1)
+    assert 0.8 < muted / whole < 1.2
+    power = coloured.power(network, noise[:1])
+    expected = power.kthvalue(round(0.3 * power.shape[-1])).values / -math.log(0.7)
+    assert torch.equal(coloured.blind_spectrum(network, noise[:1]), expected)
 
 
 def test_the_loss_without_its_network_is_that_of_the_wiener_filter():

@@ -164,6 +164,24 @@ def test_a_window_that_diverges_is_left_in_the_noise():
     assert result.speech[0, 0, :10000].abs().max() > 0
 
 
+class Noisy(Separator):
+    """A separator to which everything is noise."""
+
+    def denoisers(self, mixture, lips, num_speakers, generators):
+        found = torch.stack([0 * mixture, mixture], dim=1)
+        yield lambda u, sigma: found + 0 * u
+
+
+def test_a_click_in_silence_is_no_divergence():
+    click = torch.zeros(1, 16000)
+    click[0, 8000] = 0.5  # 126 times as loud as the recording
+    daps = SamplerConfig(name="daps", num_steps=2)
+    separator = Noisy(make_speech_prior(), "gaussian", daps, device="cpu")
+    result = separator(click, sample_rate=8000)
+    assert result.errors == [None] and result.trace["retries"].tolist() == [0]
+    torch.testing.assert_close(result.noise, click, rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize("factor", [1e-4, 1e4])
 @pytest.mark.parametrize("sampler", ["dps", "daps"])
 def test_any_level(mixture, lips, factor, sampler):
