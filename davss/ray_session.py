@@ -42,10 +42,13 @@ def ray_running(num_cpus: int) -> Iterator[None]:
     with _short_temporary_folder():
         try:
             _start(num_cpus) if address == "local" else _join(address)
-        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        except Exception as error:  # Ray raises bare ones too
             line = f"({' '.join(str(error).split())[:300]})"
             if address == "local":
-                raise DavssError(f"Ray does not start on this machine {line}") from None
+                raise DavssError(
+                    f"Ray does not start on this machine {line}; end what else runs here, or give "
+                    "it more memory, and run it again"
+                ) from None
             raise DavssError(
                 f"RAY_ADDRESS={address}: no Ray cluster answers there {line}; correct the address, "
                 "or unset RAY_ADDRESS to compute on this machine"

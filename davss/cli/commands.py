@@ -230,7 +230,7 @@ def _convert(arguments: argparse.Namespace) -> None:
     from davss.diffusion.public import public_prior
 
     if arguments.out.exists():
-        raise DavssError(f"{arguments.out}: exists already; remove it or give another name")
+        raise DavssError(f"{arguments.out}: exists already; give another name")
     if arguments.checkpoint.is_dir():
         raise DavssError(f"{arguments.checkpoint}: a folder; give the file of a checkpoint")
     with staging_folder(arguments.out.parent, str(arguments.out)):

@@ -92,7 +92,7 @@ def _files(folder: Path) -> dict[tuple[str, str], Path]:
             continue
         key = place_of(place)
         if (other := found.setdefault(key, path)) != path:
-            raise DavssError(f"{other}, {path}: both are {' of '.join(key[::-1])}; remove one")
+            raise DavssError(f"{other}, {path}: both are {' of '.join(key[::-1])}; leave one out")
     if not found:
         raise DavssError(f"{folder}: no recording in this folder; give one that holds some")
     return found
@@ -219,7 +219,7 @@ def read(path: Path) -> Signal:
     except DavssError as error:
         return Signal(path, problem=str(error))
     if sound.missing:
-        return Signal(path, problem=f"{sound.missing}; copy it again")
+        return Signal(path, problem=f"{sound.missing}; give whole recordings")
     if len(sound.samples) > 1:
         return Signal(path, problem=f"{path}: {len(sound.samples)} channels; give one channel")
     return Signal(path, sound.samples[0].astype(np.float64), sound.rate)

@@ -96,7 +96,7 @@ def read_audio(
     """
     sound = read_sound(path)
     if sound.missing:
-        raise DavssError(f"{sound.missing}; copy it again")
+        raise DavssError(f"{sound.missing}; give a whole one, or read this with `read_sound`")
     audio, rate = sound.mono(channel)[0], sound.rate
     if sample_rate is not None and sample_rate != rate:
         audio, rate = resample(audio, rate, sample_rate), sample_rate
@@ -120,13 +120,13 @@ def read_sound(path: str | Path) -> Sound:
             if whole.samples.size:
                 sound = replace(whole, missing=HIDDEN.format(path))
     if sound.samples.size == 0 and sound.missing:
-        raise DavssError(f"{sound.missing}; copy it again")
+        raise DavssError(f"{sound.missing}; look for another copy of it")
     if sound.samples.size == 0 and claimed and all(claimed):
-        raise DavssError(f"{path}: its header is broken, no sound is found; convert it to wav")
+        raise DavssError(f"{path}: its header is broken; convert it with a program that plays it")
     if sound.samples.size == 0:
         raise DavssError(f"{path}: holds no audio samples; nothing was recorded in it")
     if not all(np.isfinite(channel).all() for channel in sound.samples):
-        raise DavssError(f"{path}: audio has NaN or infinite samples; write the file again")
+        raise DavssError(f"{path}: audio has NaN or infinite samples; export it again without them")
     return sound
 
 
@@ -303,8 +303,8 @@ def _in_place(
         elif time is not None and abs(gap := time - start + back - line.length / rate) > JITTER:
             if gap > LONGEST_GAP:
                 raise DavssError(
-                    f"{path}: its time stamps leap by {gap:.0f} s; make them even with "
-                    "`ffmpeg -i IN -af aresample=async=1 OUT.wav`"
+                    f"{path}: its time stamps leap by {gap:.0f} s; put its parts one behind "
+                    "the other with `ffmpeg -i IN OUT.wav`"
                 )
             if gap < 0:
                 back -= gap  # set back, as in files put together: no sound is thrown away

@@ -28,8 +28,14 @@ LFS_POINTER = b"version https://git-lfs.github.com/"
 # Headers of these say how long each stream is, or how many units of its time base.
 WITH_DURATIONS, WITH_COUNTS = {"mov", "flac"}, {"avi", "caf"}
 WITH_LENGTH = {"matroska", "flv"}  # … or how long the longest is, but for the delay of codecs
-UNREADABLE = "not a recording that can be read (truncated or corrupt?); convert it to wav"
-WITHOUT_INDEX = "breaks off before its index is complete, nothing can be read; copy it again"
+UNREADABLE = (
+    "not a recording that can be read (truncated or corrupt?); convert it with a program that "
+    "plays it"
+)
+WITHOUT_INDEX = (
+    "breaks off before its index is complete, nothing can be read; look for a longer copy, or have "
+    "its index rebuilt, as untrunc does"
+)
 LOSSLESS = ("pcm", "flac", "alac")
 # What PyAV raises for bad data, OSError for places outside of the file.
 BROKEN = (av.FFmpegError, OSError, ValueError, IndexError, OverflowError)
@@ -45,7 +51,7 @@ def require_file(path: str | Path) -> Path:
         if not stat.S_ISREG(status.st_mode):
             raise DavssError(f"{path}: a pipe or device; copy it to a file first")
         if status.st_size == 0:
-            raise DavssError(f"{path}: the file is empty (0 bytes); copy it again")
+            raise DavssError(f"{path}: the file is empty (0 bytes); look for another copy of it")
         with open(path, "rb") as stream:
             start = stream.read(len(LFS_POINTER))
     except (FileNotFoundError, NotADirectoryError):
@@ -65,7 +71,8 @@ def open_container(path: Path, **options: str) -> Iterator[Any]:
     options["format_whitelist"] = FORMATS
     with open(path, "rb") as file:
         try:
-            container = av.open(file, options=options)
+            # tags may be in any encoding
+            container = av.open(file, options=options, metadata_errors="replace")
         except BROKEN:
             raise DavssError(f"{path}: {_why_unreadable(path)}") from None
         with container:

@@ -23,7 +23,9 @@ def read_rois(path: str | Path) -> np.ndarray:
     except KeyError:
         raise DavssError(f"{path}: has no 'data'; give crops in VisualVoice's format") from None
     except (OSError, TypeError, RuntimeError):
-        raise DavssError(f"{path}: not a readable HDF5 file (truncated?); copy it again") from None
+        raise DavssError(
+            f"{path}: not a readable HDF5 file (truncated?); make it or get it again"
+        ) from None
     crops = np.asarray(crops)
     if crops.ndim != 3 or crops.shape[1:] != (CROP, CROP) or len(crops) == 0:
         raise DavssError(

@@ -69,7 +69,8 @@ class Frames:
                         self._held = held = None
             if not times:
                 raise DavssError(
-                    f"{self.path}: its picture cannot be decoded (corrupt?); encode it again"
+                    f"{self.path}: its picture cannot be decoded (corrupt?); if another "
+                    "program plays it, convert it there"
                 )
             # frames come as they are shown, but avi has only the times at which they are decoded
             times.sort()

@@ -180,7 +180,7 @@ def test_refusals(place, capsys):
         folders.match(Path("est"), Path("ref"))
     write(place / "est" / "x" / "s1.wav", sound(0))
     write(place / "est" / "s1" / "x.wav", sound(0))
-    with pytest.raises(DavssError, match="both are speaker_1 of x; remove one"):
+    with pytest.raises(DavssError, match="both are speaker_1 of x; leave one out"):
         folders.match(Path("est"), Path("ref"))
 
 

@@ -41,6 +41,7 @@ def write(
     codecs: tuple[str, str] = ("libx264", "aac"),
     container: str | None = None,
     cut: float = 0.0,
+    title: str = "",
     **options: str,
 ) -> Path:
     """A recording of frames shown at `times`, by default every 1/25 s, and sound (C, T).
@@ -48,6 +49,7 @@ def write(
     `cut` copies its packets without what lies before so many s, as `ffmpeg -ss CUT -c copy` does.
     """
     with av.open(str(path), "w", format=container, options=options) as target:
+        target.metadata["title"] = title
         packets = []
         if frames is not None:
             packets += _encode_frames(target, frames, times, codecs[0])

@@ -104,7 +104,7 @@ def test_what_was_cut_short_is_told_and_read(tmp_path, kind, options, part) -> N
     sound = read_sound(path)
     assert "x.wav: cut short: its " in sound.missing
     assert 0.1 * before < sound.samples.shape[1] <= before
-    with pytest.raises(DavssError, match="x.wav: cut short: .*; copy it again"):
+    with pytest.raises(DavssError, match="x.wav: cut short: .*; give a whole one"):
         read_audio(path)
 
 

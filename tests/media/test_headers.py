@@ -62,7 +62,7 @@ def test_a_header_without_sound_was_cut(tmp_path) -> None:
     path = tmp_path / "x.wav"
     soundfile.write(path, noise()[0], RATE, subtype="PCM_16")
     path.write_bytes(path.read_bytes()[:44])
-    with pytest.raises(DavssError, match="promises 16000 samples .*holds 0 .*; copy it again"):
+    with pytest.raises(DavssError, match="promises 16000 samples .*holds 0 .*; look for another"):
         read_audio(path)
 
 

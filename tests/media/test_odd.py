@@ -133,6 +133,13 @@ def test_damage_in_the_midst_is_told(tmp_path) -> None:
     assert "x.mp4: damaged: " in sound.missing and sound.samples.shape[1] == 3 * RATE
 
 
+@pytest.mark.parametrize("kind", ["m4a", "mkv"])
+def test_tags_in_the_encoding_of_another_country(tmp_path, kind) -> None:
+    path = write(tmp_path / f"x.{kind}", None, noise(), title="AAAAAA")
+    path.write_bytes(path.read_bytes().replace(b"AAAAAA", b"\xc9t\xe9 \xe0!"))
+    assert read_sound(path).samples.shape[1] >= RATE
+
+
 def test_names_that_mean_something_to_others(tmp_path) -> None:
     for name in ("50%d.mp4", "http:x.mp4", "concat:a|b.mp4", "é ü.mp4", "-x.mp4"):
         write(tmp_path / "plain", grays(5), noise(0.2), container="mp4").rename(tmp_path / name)
