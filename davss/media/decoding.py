@@ -5,6 +5,7 @@ PyAV, with whatever is wrong in the user's terms.
 from __future__ import annotations
 
 import contextlib
+import io
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,11 +66,21 @@ def require_file(path: str | Path) -> Path:
     return path
 
 
+class _Reader(io.BufferedReader):
+    """A file in which a broken index may point anywhere: PyAV prints a trace of what is raised."""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        try:
+            return super().seek(offset, whence)
+        except OSError:
+            return -1
+
+
 @contextlib.contextmanager
 def open_container(path: Path, **options: str) -> Iterator[Any]:
     """The container at `path`; DavssError when it is none, or not whole enough to be read."""
     options["format_whitelist"] = FORMATS
-    with open(path, "rb") as file:
+    with _Reader(io.FileIO(path)) as file:
         try:
             # tags may be in any encoding
             container = av.open(file, options=options, metadata_errors="replace")

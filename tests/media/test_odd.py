@@ -140,6 +140,16 @@ def test_tags_in_the_encoding_of_another_country(tmp_path, kind) -> None:
     assert read_sound(path).samples.shape[1] >= RATE
 
 
+def test_an_index_that_points_outside_of_the_file_is_no_trace(tmp_path, capfd) -> None:
+    path = write(tmp_path / "x.caf", None, noise(), codecs=("", "pcm_s16be"))
+    content = bytearray(path.read_bytes())
+    struct.pack_into(">q", content, 12, 1 << 62)  # of the first chunk
+    path.write_bytes(content)
+    with pytest.raises(DavssError, match="x.caf: not a recording that can be read"):
+        read_sound(path)
+    assert capfd.readouterr().err == ""
+
+
 def test_names_that_mean_something_to_others(tmp_path) -> None:
     for name in ("50%d.mp4", "http:x.mp4", "concat:a|b.mp4", "é ü.mp4", "-x.mp4"):
         write(tmp_path / "plain", grays(5), noise(0.2), container="mp4").rename(tmp_path / name)
