@@ -288,9 +288,6 @@ class TrainingConfig:
     audio_only_corpus: str | None = None  # data/shards/NAME: speech without lips, mixed in
     audio_only_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the clips of a run
     precision: Precision = "auto"
-    tf32: bool = True  # GPUs: what stays float32 may be multiplied with 10 bits of mantissa
-    channels_last: bool = True
-    fused_optimiser: bool = True
     compile: bool = False  # torch.compile of the network: a minute or two, then faster
     hang_factor: NonNegative = 50.0  # a step that takes so many median steps hangs (0: never)
     hang_seconds: Positive = 300.0  # and not less than this

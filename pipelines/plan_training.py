@@ -13,8 +13,8 @@ from davss.config import PriorConfig, ShardsConfig
 from davss.diffusion.prior import PriorInfo
 from davss.errors import DavssError
 from davss.networks.lipsound import BANDS
-from davss.profiling import ASSUMED_TFLOPS, assumed, brief, check_tflops, si, untrained_prior
-from davss.profiling.counting import num_parameters, pass_flops, saved_bytes
+from davss.profiling import ASSUMED_TFLOPS, assumed, brief, check_tflops, si
+from davss.profiling.counting import num_parameters, pass_flops, saved_bytes, untrained_prior
 from davss.training import checkpoint, launch
 from davss.training.loop import check_workers
 from pipelines.compose import compose
@@ -77,7 +77,7 @@ def forecast(
     info = PriorInfo(shards.sample_rate, settings.network, settings.diffusion)
     prior = untrained_prior(info, _lips_dim(shards) if name == SPEECH else None)
     num_samples = round(training.crop_seconds * shards.sample_rate)
-    forward, batch = pass_flops(prior, num_samples).forward, training.global_batch_size
+    forward, batch = pass_flops(prior, num_samples)[0], training.global_batch_size
     share = math.ceil(batch / workers)  # all wait for the worker with the most clips
     at_a_time = min(share, training.max_batch_per_worker or share)
     steps, parameters = math.ceil(training.total_samples / batch), num_parameters(prior)

@@ -254,7 +254,8 @@ def _profile(arguments: argparse.Namespace) -> None:
         raise DavssError("--nf, --n-fft, --sample-rate: priors given by directory have their own")
     from davss.cli.application import check_device, load_pair, set_threads
     from davss.posterior.separator import Separator
-    from davss.profiling import Workload, describe, profile, untrained_priors
+    from davss.profiling import Workload, describe, profile
+    from davss.profiling.counting import untrained_priors
 
     workload = Workload(
         arguments.speakers, arguments.seconds, arguments.batch_size, arguments.mixtures

@@ -8,8 +8,7 @@ from typing import Any
 from davss.diffusion.guidance import plan_branches
 from davss.evaluation.mixtures import IN_VIEW
 from davss.evaluation.trials import UNTRAINED, Trial
-from davss.posterior.sampling import evaluations
-from davss.profiling.counting import GRADIENT_SAMPLERS
+from davss.posterior.sampling import GRADIENT_SAMPLERS, evaluations
 
 
 def batches_of(trials: Sequence[Trial], batch_size: int, num_actors: int) -> list[list[Trial]]:

@@ -22,6 +22,7 @@ SAMPLERS: dict[str, Callable[..., Tensor]] = {
     "pseudo": pseudo,
     "udiffse": udiffse,
 }
+GRADIENT_SAMPLERS = {"dps"}  # the others never differentiate a network
 
 
 def sample(

@@ -2,25 +2,46 @@
 
 Work is counted from the networks themselves and from the sampler's own number of evaluations; time
 is that of real steps of the real separator, set beside what this machine can do at best.
+
+Shapes: B batch · K speakers · V video frames · D visual feature size · C channels · F bins ·
+N frames · T samples.
 """
 
+import copy
 import math
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import torch
+from torch import nn
+from torch.utils.benchmark import Timer
 
-from davss.config import DiffusionConfig, NetworkConfig, ShardsConfig, to_dict
-from davss.diffusion.prior import NoisePrior, PriorInfo, SpeechPrior
+from davss.config import changed, to_dict
+from davss.diffusion.guidance import plan_branches
 from davss.errors import DavssError
-from davss.networks.eigenlips import Eigenlips
+from davss.media import FPS
 from davss.posterior.separator import Separator
 from davss.posterior.windows import Windows
-from davss.profiling import counting, timing
+from davss.profiling.counting import (
+    NOT_COUNTED,
+    Passes,
+    count_passes,
+    map_size,
+    num_parameters,
+    pass_flops,
+)
 
 H100_TFLOPS, ASSUMED_FRACTION = 989.0, 0.4  # dense bf16 of an H100 SXM, data sheet; a guess
 ASSUMED_TFLOPS = ASSUMED_FRACTION * H100_TFLOPS
+PEAK_SECONDS = 0.2  # the least time spent on each kernel
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -41,33 +62,6 @@ class Workload:
             raise DavssError(f"--seconds {self.seconds:g}: give a length in seconds, such as 4")
 
 
-def untrained_prior(info: PriorInfo, lips_dim: int | None = None) -> SpeechPrior | NoisePrior:
-    """A prior that costs what a trained one does: a speech prior where `lips_dim` is given."""
-    if lips_dim is None:
-        return NoisePrior(info)
-    return SpeechPrior(info, Eigenlips(np.zeros((1, 1), np.float32), np.ones(lips_dim, np.float32)))
-
-
-def untrained_priors(
-    network: NetworkConfig, sample_rate: int = 16_000
-) -> tuple[SpeechPrior, NoisePrior]:
-    """Both priors, with lip features as the shards stage makes them.
-
-    Raises DavssError for a network that cannot be built.
-    """
-    if sample_rate < 1:
-        raise DavssError(f"--sample-rate {sample_rate}: give samples per second, such as 16000")
-    info = PriorInfo(sample_rate, network, DiffusionConfig())
-    try:
-        speech = untrained_prior(info, 2 * ShardsConfig().num_components)
-        assert isinstance(speech, SpeechPrior)
-        return speech, NoisePrior(info)
-    except (ValueError, ZeroDivisionError):  # of GroupNorm, which divides channels into groups
-        raise DavssError(
-            f"--nf {network.nf}: not divisible into groups of channels; give 8, 16, 32, 64 or 128"
-        ) from None
-
-
 def profile(
     separator: Separator,
     workload: Workload,
@@ -75,7 +69,7 @@ def profile(
     steps_to_measure: int = 2,
     gpu_tflops: float = ASSUMED_TFLOPS,
     dry_run: bool = False,
-    say: timing.Say = lambda line: None,
+    say: Say = lambda line: None,
 ) -> dict[str, Any]:
     """Count the work of `workload`, and unless `dry_run` time it: plain values, ready for JSON.
 
@@ -88,66 +82,31 @@ def profile(
     speech, noise = separator.speech_prior, separator.noise_prior
     windows = _plan(separator, workload)
     say("counting the work of one forward and one backward …")
-    flops = [counting.pass_flops(prior, windows.length) for prior in (speech, noise)]
-    evaluations = counting.count_evaluations(separator, workload.num_speakers, len(windows))
-    work = evaluations.flops(*flops)
+    flops = Passes(*pass_flops(speech, windows.length), *pass_flops(noise, windows.length))
+    passes = count_passes(separator, workload.num_speakers, len(windows))
+    work = passes.flops(flops)
     counted = {
         "workload": asdict(workload),
         "sampler": to_dict(separator.sampler),
         "execution": to_dict(separator.execution),
         "noise_model": noise if isinstance(noise, str) else "prior",
         "sample_rate": separator.sample_rate,
-        "dtype": _name(separator.dtype),
+        "dtype": str(separator.dtype).removeprefix("torch."),
         "windows": len(windows),
         "window_seconds": windows.length / separator.sample_rate,
-        "speech_parameters": counting.num_parameters(speech),
-        "noise_parameters": counting.num_parameters(noise),
-        "evaluations": asdict(evaluations),
-        "speech_pass": asdict(flops[0]),
-        "noise_pass": asdict(flops[1]),
+        "speech_parameters": num_parameters(speech),
+        "noise_parameters": num_parameters(noise),
+        "evaluations": passes._asdict(),
+        "pass_flops": flops._asdict(),
         "mixture_flops": work,
         "gpu_tflops": gpu_tflops,
         "gpu_hours": workload.num_mixtures * work / (gpu_tflops * 1e12) / 3600,
     }
     if dry_run:
         return counted | {"timing": None}
-    step_flops = counting.count_evaluations(separator, workload.num_speakers, one_step=True)
-    of_batch = workload.batch_size * step_flops.flops(*flops)
+    step = count_passes(separator, workload.num_speakers, one_step=True)
+    of_batch = workload.batch_size * step.flops(flops)
     return counted | {"timing": _timed(separator, workload, of_batch, work, steps_to_measure, say)}
-
-
-def _timed(
-    separator: Separator,
-    workload: Workload,
-    step_flops: int,
-    mixture_flops: int,
-    steps_to_measure: int,
-    say: timing.Say,
-) -> dict[str, Any]:
-    """What was measured on the device, and what follows from it; rates in GFLOP/s."""
-    device, dtype = separator.device, separator.dtype
-    length, batch = _plan(separator, workload).length, workload.batch_size
-    before = 0 if device.type == "cuda" else timing.peak_memory(device)
-    mixtures = timing.make_noise(separator, batch, workload.num_speakers, length)
-    per_step = timing.time_steps(separator, *mixtures, steps_to_measure, say)
-    memory = timing.peak_memory(device) - before
-    say("measuring the machine's best convolution …")
-    branches = counting.plan_speech(separator.sampler, workload.num_speakers)
-    maps = counting.feature_maps(separator.speech_prior, length)
-    conv = timing.conv_peak(*maps, device, batch * (branches.lips + branches.null), dtype)
-    # by work, as not every step costs the same: the last one of a draw takes no gradient
-    per_mixture = per_step * mixture_flops / step_flops
-    return {
-        "device": timing.device_name(device),
-        "steps_measured": steps_to_measure,
-        "seconds_per_step": per_step,  # of a whole batch, the best of those measured
-        "achieved_gflops": step_flops / per_step / 1e9,
-        "conv_gflops": conv,
-        "memory_bytes": memory,
-        "seconds_per_mixture": per_mixture,
-        "real_time_factor": per_mixture / workload.seconds,
-        "hours": workload.num_mixtures * per_mixture / 3600,
-    }
 
 
 def _plan(separator: Separator, workload: Workload) -> Windows:
@@ -161,6 +120,102 @@ def _plan(separator: Separator, workload: Workload) -> Windows:
             f"than {shortest / separator.sample_rate:.3f}"
         )
     return separator.plan(num_samples)
+
+
+def _timed(
+    separator: Separator,
+    workload: Workload,
+    step_flops: int,
+    mixture_flops: int,
+    steps_to_measure: int,
+    say: Say,
+) -> dict[str, Any]:
+    """What was measured on the device, and what follows from it; rates in GFLOP/s."""
+    device, length, batch = separator.device, _plan(separator, workload).length, workload.batch_size
+    before = 0 if device.type == "cuda" else _peak_memory(device)
+    per_step = time_steps(separator, batch, workload.num_speakers, length, steps_to_measure, say)
+    memory = _peak_memory(device) - before
+    say("measuring the machine's best convolution …")
+    signals = plan_branches(workload.num_speakers, workload.num_speakers, separator.sampler).total
+    # by work, as not every step costs the same: the last one of a draw takes no gradient
+    per_mixture = per_step * mixture_flops / step_flops
+    name = f"{platform.machine()}, {torch.get_num_threads()} threads"
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    return {
+        "device": f"{device}, {name}",
+        "steps_measured": steps_to_measure,
+        "seconds_per_step": per_step,  # of a whole batch, the best of those measured
+        "achieved_gflops": step_flops / per_step / 1e9,
+        "conv_gflops": conv_peak(separator, length, batch * signals),
+        "memory_bytes": memory,
+        "seconds_per_mixture": per_mixture,
+        "real_time_factor": per_mixture / workload.seconds,
+        "hours": workload.num_mixtures * per_mixture / 3600,
+    }
+
+
+class _Enough(Exception):
+    """Ends a separation once its steps are measured."""
+
+
+def time_steps(
+    separator: Separator, batch: int, num_speakers: int, num_samples: int, count: int, say: Say
+) -> float:
+    """Seconds per step of a batch of noise (B, T) with lips (B, K, V, D): the best of `count` after
+    one to warm up. A separation is begun as the sampler says and left when enough are measured.
+    """
+    seeded, dim = torch.Generator().manual_seed(0), separator.speech_prior.visual_encoder.dim
+    frames = max(round(num_samples / separator.sample_rate * FPS), 1)
+    mixture = torch.randn(batch, num_samples, generator=seeded)
+    lips = torch.randn(batch, num_speakers, frames, dim, generator=seeded)
+    # one draw, and its last step, which takes no gradient, is never among those measured
+    num_steps = max(separator.sampler.num_steps, count + 2)
+    one_draw = copy.copy(separator)
+    one_draw.sampler = changed(separator.sampler, num_samples=1, num_steps=num_steps)
+    ends = []
+
+    def callback(step: object) -> None:
+        if separator.device.type == "cuda":  # whose calls return before their work is done
+            torch.cuda.synchronize(separator.device)
+        ends.append(time.perf_counter())
+        if (measured := len(ends) - 1) > 0:
+            say(f"step {measured} of {count}: {ends[-1] - ends[-2]:.3g} s")
+        if measured == count:
+            raise _Enough
+
+    with suppress(_Enough):
+        one_draw(mixture, lips, sample_rate=separator.sample_rate, callback=callback)
+    return min(end - begin for begin, end in pairwise(ends))
+
+
+@torch.no_grad()
+def conv_peak(separator: Separator, num_samples: int, batch_size: int) -> float:
+    """GFLOP/s of the best channels-last 3×3 convolution C → C of the speech network's feature maps
+    (B, C, F, N), level by level.
+    """
+    prior, rates, like = separator.speech_prior, [], {"device": separator.device}
+    bins, frames = map_size(prior.network, num_samples)
+    for level, multiple in enumerate(prior.info.network.ch_mult):
+        c, size = prior.info.network.nf * multiple, (bins >> level, frames >> level)
+        layer = nn.Conv2d(c, c, 3, padding=1, dtype=separator.dtype, **like)
+        layer = layer.to(memory_format=torch.channels_last)
+        x = torch.randn(batch_size, c, *size, dtype=separator.dtype, **like)
+        x = x.contiguous(memory_format=torch.channels_last)
+        timer = Timer(
+            "layer(x)", globals={"layer": layer, "x": x}, num_threads=torch.get_num_threads()
+        )
+        fastest = min(timer.blocked_autorange(min_run_time=PEAK_SECONDS).times)
+        rates.append(2 * 9 * c * x.numel() / fastest / 1e9)
+    return max(rates)
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes at the peak: of tensors on a GPU, else of the process (kilobytes, on macOS bytes)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def check_tflops(gpu_tflops: float) -> None:
@@ -177,78 +232,59 @@ def assumed(gpu_tflops: float) -> str:
     return f"sustains {gpu_tflops:g} TFLOP/s: assumed ({source}), not measured"
 
 
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
 def describe(result: dict[str, Any]) -> str:
     """A profile as aligned lines of text."""
-    rows = [*_count_rows(result), *_timing_rows(result)]
+    lines = _counted_lines(result) | _timed_lines(result)
     mixtures, hours = result["workload"]["num_mixtures"], brief(result["gpu_hours"])
-    forecast = f"{hours} hours if it {assumed(result['gpu_tflops'])}"
-    rows.append((f"{mixtures} on a GPU", forecast))
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)
+    lines[f"{mixtures} on a GPU"] = f"{hours} hours if it {assumed(result['gpu_tflops'])}"
+    width = max(map(len, lines))
+    return "\n".join(f"{name:<{width}}  {text}" for name, text in lines.items())
 
 
-def _count_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
+def _counted_lines(result: dict[str, Any]) -> dict[str, str]:
     work, sampler, windows = result["workload"], result["sampler"], ""
-    passes = counting.Evaluations(**result["evaluations"])
+    passes = Passes(**result["evaluations"])
     if result["windows"] > 1:
         windows = f"{result['windows']} windows of {result['window_seconds']:.3g} s, "
 
     def prior(kind: str) -> str:
-        forward = si(result[f"{kind}_pass"]["forward"], "FLOP")
+        forward = si(result["pass_flops"][f"{kind}_forwards"], "FLOP")
         parameters = si(result[f"{kind}_parameters"], "")
         return f"{parameters} parameters, {forward} a forward of one signal"
 
     without = f"{result['noise_model']}, no network"
-    return [
-        (
-            "mixture",
-            f"{work['num_speakers']} speaker(s) and noise, {work['seconds']:g} s at "
-            f"{result['sample_rate']} Hz, {windows}in batches of {work['batch_size']}",
-        ),
-        (
-            "sampler",
-            f"{sampler['name']}, {sampler['num_steps']} steps, guidance "
-            f"{sampler['guidance_weight']:g}, {sampler['num_samples']} draw(s)",
-        ),
-        ("speech prior", prior("speech")),
-        ("noise prior", prior("noise") if result["noise_model"] == "prior" else without),
-        (
-            "forwards",
-            f"{passes.forwards} of single signals a mixture: speech {passes.speech_forwards}, "
-            f"noise {passes.noise_forwards}",
-        ),
-        (
-            "backwards",
-            f"{passes.backwards}: speech {passes.speech_backwards}, noise {passes.noise_backwards}",
-        ),
-        ("work", f"{si(result['mixture_flops'], 'FLOP')} a mixture, two a multiply-add"),
-        ("not counted", counting.NOT_COUNTED),
-    ]
+    return {
+        "mixture": f"{work['num_speakers']} speaker(s) and noise, {work['seconds']:g} s at "
+        f"{result['sample_rate']} Hz, {windows}in batches of {work['batch_size']}",
+        "sampler": f"{sampler['name']}, {sampler['num_steps']} steps, guidance "
+        f"{sampler['guidance_weight']:g}, {sampler['num_samples']} draw(s)",
+        "speech prior": prior("speech"),
+        "noise prior": prior("noise") if result["noise_model"] == "prior" else without,
+        "forwards": f"{passes.speech_forwards + passes.noise_forwards} of single signals a "
+        f"mixture: speech {passes.speech_forwards}, noise {passes.noise_forwards}",
+        "backwards": f"{passes.speech_backwards + passes.noise_backwards}: speech "
+        f"{passes.speech_backwards}, noise {passes.noise_backwards}",
+        "work": f"{si(result['mixture_flops'], 'FLOP')} a mixture, two a multiply-add",
+        "not counted": NOT_COUNTED,
+    }
 
 
-def _timing_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
+def _timed_lines(result: dict[str, Any]) -> dict[str, str]:
     timed = result["timing"]
     if timed is None:
-        return [("device", "not timed (dry run)")]
+        return {"device": "not timed (dry run)"}
     achieved, peak = timed["achieved_gflops"] * 1e9, timed["conv_gflops"] * 1e9
     step, mixture = brief(timed["seconds_per_step"]), brief(timed["seconds_per_mixture"])
     compiled = ", compiled" if result["execution"]["compile"] else ""
-    return [
-        ("device", f"{timed['device']}, {result['dtype']}{compiled}"),
-        ("step", f"{step} s a batch, best of {timed['steps_measured']} after a warm-up"),
-        (
-            "achieved",
-            f"{si(achieved, 'FLOP/s')}, {achieved / peak:.0%} of the best 3×3 convolution's "
-            f"{si(peak, 'FLOP/s')}",
-        ),
-        ("memory", f"{si(timed['memory_bytes'], 'B')} at the peak, on CPUs without weights"),
-        ("one mixture", f"{mixture} s, real-time factor {brief(timed['real_time_factor'])}"),
-        (f"{result['workload']['num_mixtures']} mixtures", f"{brief(timed['hours'])} hours here"),
-    ]
+    return {
+        "device": f"{timed['device']}, {result['dtype']}{compiled}",
+        "step": f"{step} s a batch, best of {timed['steps_measured']} after a warm-up",
+        "achieved": f"{si(achieved, 'FLOP/s')}, {achieved / peak:.0%} of the best 3×3 "
+        f"convolution's {si(peak, 'FLOP/s')}",
+        "memory": f"{si(timed['memory_bytes'], 'B')} at the peak, on CPUs without weights",
+        "one mixture": f"{mixture} s, real-time factor {brief(timed['real_time_factor'])}",
+        f"{result['workload']['num_mixtures']} mixtures": f"{brief(timed['hours'])} hours here",
+    }
 
 
 def si(value: float, unit: str) -> str:

@@ -35,7 +35,7 @@ from davss.training.checkpoint import TrainingState
 from davss.training.ema import Ema
 from davss.training.job import TrainingJob, Worker
 from davss.training.reporter import Reporter
-from davss.training.watchdog import Watchdog, end_process
+from davss.training.watchdog import Watchdog
 
 
 class Objective(nn.Module):
@@ -108,9 +108,7 @@ def train(
     batches = _batches(job, worker, state.samples_seen)
     share = shares(config.global_batch_size, worker.world_size)[worker.rank]
     per_step = len(micro_batches(share, config.max_batch_per_worker))
-    watchdog = Watchdog(
-        config.hang_factor, config.hang_seconds, end_process(job.log_file, job.name)
-    )
+    watchdog = Watchdog(config.hang_factor, config.hang_seconds, job.log_file)
     began, earlier, bad_steps = time.monotonic(), state.seconds, 0
     with closing(Reporter(job, worker, state)) as reporter, closing(watchdog):
         while state.samples_seen < config.total_samples:
@@ -194,7 +192,9 @@ def _batches(job: TrainingJob, worker: Worker, samples_seen: int) -> Iterator[Ba
 
 def _objective(job: TrainingJob, state: TrainingState, worker: Worker) -> nn.Module:
     config = job.config.training
-    if worker.device.type == "cuda" and config.tf32:
+    if (
+        worker.device.type == "cuda"
+    ):  # what stays float32 may be multiplied with 10 bits of mantissa
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.allow_tf32 = True
     if config.compile:
@@ -216,11 +216,8 @@ def _restore(job: TrainingJob, worker: Worker) -> TrainingState:
     config = job.config.training
     torch.manual_seed(job.seed)  # the same first weights in every worker
     prior = job.build_prior().train().to(worker.device)
-    if config.channels_last:
-        prior = prior.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimiser = torch.optim.Adam(
-        prior.parameters(), lr=0.0, betas=(0.9, 0.999), fused=config.fused_optimiser
-    )
+    prior = prior.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimiser = torch.optim.Adam(prior.parameters(), lr=0.0, fused=True)
     state = TrainingState(prior, optimiser, Ema(prior, config.ema_decay))
     # Rank 0 chooses for all: the folder may not look the same to every node just now.
     saved = [checkpoint.load_newest(job.checkpoints) if worker.rank == 0 else None]

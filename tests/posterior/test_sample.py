@@ -62,7 +62,7 @@ def relative_levels(drawn):
 @dataclass(frozen=True)
 class Expected:
     """Quality of a sampler: of a right one zeros and ones, else what its approximation is known to
-    cost (`python -m benchmarks.oracle`), within bounds that a defect leaves.
+    cost (docs/benchmarks.md), within bounds that a defect leaves.
     """
 
     residual: float

@@ -10,9 +10,8 @@ from torch.utils.flop_counter import flop_registry
 from davss.config import NetworkConfig, SamplerConfig, SeparationConfig, changed
 from davss.networks.layers import AttentionBlock, PointwiseLinear, ResnetBlock, upsample
 from davss.posterior.separator import Separator
-from davss.profiling import Workload, profile, untrained_priors
-from davss.profiling.counting import PassFlops, count_evaluations, feature_maps, pass_flops
-from davss.profiling.timing import conv_peak, make_noise, time_steps
+from davss.profiling import Workload, conv_peak, profile, time_steps
+from davss.profiling.counting import count_passes, map_size, pass_flops, untrained_priors
 from tests.priors import make_noise_prior, make_speech_prior
 
 DPS = SamplerConfig(num_steps=3)
@@ -24,10 +23,10 @@ def test_ncsnpp_m_takes_1_12_tflop_for_four_seconds():
     with torch.device("meta"):
         speech, noise = untrained_priors(NetworkConfig())
     assert sum(p.numel() for p in noise.network.parameters()) == 27_736_590
-    flops = pass_flops(noise, 64_000)
-    assert flops.forward == pytest.approx(1.12e12, rel=0.005)
-    assert flops.backward == pytest.approx(flops.forward, rel=0.01)  # to the input only
-    assert pass_flops(speech, 64_000) == flops  # FiLM is computed once for all steps
+    forward, backward = pass_flops(noise, 64_000)
+    assert forward == pytest.approx(1.12e12, rel=0.005)
+    assert backward == pytest.approx(forward, rel=0.01)  # to the input only
+    assert pass_flops(speech, 64_000) == (forward, backward)  # FiLM is computed once for all steps
 
 
 @pytest.mark.parametrize("make", [make_speech_prior, make_noise_prior])
@@ -56,19 +55,7 @@ def test_flops_are_those_of_every_layer_counted_by_hand(make):
         for layer in prior.modules():
             layer.register_forward_hook(count)
         prior(torch.randn(1, 4000), torch.tensor([0.1]), modulations)
-    expected = sum(by_hand)  # before counting, which runs a copy, hooks and all
-    assert pass_flops(prior, 4000).forward == expected
-
-
-@pytest.mark.parametrize("compiled", [False, True])
-def test_counting_leaves_the_prior_as_it_is(compiled):
-    prior = make_speech_prior()
-    if compiled:
-        prior.network.compile_unet()
-    before = {name: p.clone() for name, p in prior.named_parameters()}
-    assert pass_flops(prior, 4000) == pass_flops(make_speech_prior(), 4000)
-    for name, parameter in prior.named_parameters():
-        assert parameter.device.type == "cpu" and torch.equal(parameter, before[name])
+    assert pass_flops(prior, 4000)[0] == sum(by_hand)
 
 
 @pytest.mark.parametrize(
@@ -77,9 +64,9 @@ def test_counting_leaves_the_prior_as_it_is(compiled):
 )
 def test_evaluations_of_the_papers_sampler(priors, num_speakers, weight, forwards):
     separator = Separator(*priors, SamplerConfig(guidance_weight=weight), "cpu")
-    counted = count_evaluations(separator, num_speakers)
-    assert counted.forwards == 400 * forwards and counted.noise_forwards == 400
-    assert counted.backwards == 399 * forwards  # the last step takes no gradient
+    counted = count_passes(separator, num_speakers)
+    assert counted.speech_forwards == 400 * (forwards - 1) and counted.noise_forwards == 400
+    assert counted.speech_backwards == 399 * (forwards - 1)  # the last step takes no gradient
 
 
 @pytest.mark.parametrize(
@@ -101,7 +88,7 @@ def test_evaluations_are_those_of_a_real_separation(sampler):
 @pytest.mark.parametrize("sampler", [DPS, DAPS], ids=["dps", "daps"])
 def test_noise_models_without_a_network_take_none(sampler, noise):
     check_against_real(sampler, noise)
-    assert pass_flops(noise, 4000) == PassFlops(0, 0)
+    assert pass_flops(noise, 4000) == (0, 0)
 
 
 def check_against_real(sampler, noise):
@@ -119,15 +106,16 @@ def check_against_real(sampler, noise):
         prior.network.register_forward_hook(count)
     result = separator(torch.randn(1, 1000), torch.randn(1, 2, 3, 6), sample_rate=8000)
     assert result.errors == [None] and result.trace["retries"][0] == 0  # or there are more calls
-    counted = count_evaluations(separator, 2)
+    counted = count_passes(separator, 2)
     assert counted.speech_forwards == seen["speech", False] + seen["speech", True]
     assert counted.noise_forwards == seen["noise", False] + seen["noise", True]
     assert counted.speech_backwards == seen["speech", True]
     assert counted.noise_backwards == seen["noise", True]
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("sampler", [DPS, DAPS], ids=["dps", "daps"])
+@pytest.mark.parametrize(
+    ("sampler", "checkpointing"), [(DPS, True), (DAPS, False)], ids=["dps", "daps"]
+)
 def test_work_is_that_of_a_real_separation(priors, sampler, checkpointing):
     """Two windows, whose lips are the only work that is not the U-Net's."""
     execution = SeparationConfig(checkpointing=checkpointing)
@@ -161,9 +149,9 @@ class Flops(TorchDispatchMode):
         return output
 
 
-def test_feature_maps_are_those_of_the_network(priors):
+def test_the_map_is_that_of_the_network(priors):
     # 4000 samples: 126 frames, padded to 128
-    assert feature_maps(priors[0], 4000) == ([8, 16], [(32, 128), (16, 64)])
+    assert map_size(priors[0].network, 4000) == (32, 128)
 
 
 def test_only_the_steps_asked_for_are_run_and_all_mixtures_together(priors):
@@ -172,9 +160,9 @@ def test_only_the_steps_asked_for_are_run_and_all_mixtures_together(priors):
     hook = separator.noise_prior.network.register_forward_hook(
         lambda m, i, output: signals.append(len(output))
     )
-    assert time_steps(separator, *make_noise(separator, 6, 1, 1000), 3, said.append) > 0
+    assert time_steps(separator, 6, 1, 1000, 3, said.append) > 0
     hook.remove()
-    assert [line.split(":")[0] for line in said] == ["warm-up", *(f"step {k} of 3" for k in "123")]
+    assert [line.split(":")[0] for line in said] == [f"step {k} of 3" for k in "123"]
     assert signals == [6] * 4
 
 
@@ -191,5 +179,5 @@ def test_time_of_a_long_mixture_is_that_of_its_windows(priors):
     assert timed["real_time_factor"] == pytest.approx(timed["seconds_per_mixture"] / 0.6)
 
 
-def test_the_peak_is_a_rate():
-    assert 0.01 < conv_peak([8, 16], [(32, 32), (16, 16)], "cpu", batch_size=2) < 1e5
+def test_the_peak_is_a_rate(priors):
+    assert 0.01 < conv_peak(Separator(*priors, device="cpu"), 1000, batch_size=2) < 1e5
