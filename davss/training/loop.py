@@ -192,9 +192,7 @@ def _batches(job: TrainingJob, worker: Worker, samples_seen: int) -> Iterator[Ba
 
 def _objective(job: TrainingJob, state: TrainingState, worker: Worker) -> nn.Module:
     config = job.config.training
-    if (
-        worker.device.type == "cuda"
-    ):  # what stays float32 may be multiplied with 10 bits of mantissa
+    if worker.device.type == "cuda":  # float32 may be multiplied with 10 bits of mantissa
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.allow_tf32 = True
     if config.compile:
