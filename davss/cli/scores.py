@@ -94,18 +94,8 @@ def _text(table: Any) -> str:
     """The means, aligned."""
     if table.empty:
         return "nothing could be scored"
-    lines = [("source", "metric", "mean", "±", "median", "recordings")]
-    for line in table.to_dict("records"):
-        numbers = [f"{line[name]:.3f}" for name in ("mean", "mean_ci", "median")]
-        lines.append((line["source"], line["metric"], *numbers, str(line["recordings"])))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if place < 2 else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
+    shown = table.rename(columns={"mean_ci": "±"})
+    return shown.to_string(index=False, float_format="{:.3f}".format, na_rep="nan")
 
 
 def _json(table: Any, rows: Any) -> str:

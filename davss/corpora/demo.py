@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import multiprocessing
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections import deque
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import av
 import cv2
 import numpy as np
 import soundfile
-from tqdm import tqdm
 
 from davss.config import DemoConfig
 from davss.corpora.demo_face import Portrait
@@ -28,6 +25,7 @@ from davss.corpora.demo_head import SIZE, draw_identity
 from davss.corpora.demo_speech import RATE, cut_clips, motion_of_speech, speech_stream
 from davss.errors import DavssError
 from davss.media.audio import read_audio, require_sound, resample
+from davss.processes import in_processes
 from davss.seeds import number_of
 
 CLIPS_PER_SESSION = 6
@@ -88,15 +86,12 @@ def check_recordings(recordings: Path, config: DemoConfig) -> None:
 
 def write_voxceleb2(recordings: Path, root: Path, config: DemoConfig, num_workers: int = 1) -> None:
     """Write `root/{dev,test}/mp4/idXXXXX/<video>/000NN.mp4` from speech/ of the recordings."""
-    sessions = plan_sessions(config)
-    total = sum(len(session.clips) for session in sessions)
-    with tqdm(total=total, desc="demo corpus", unit="clip") as bar:
-        for num_clips in _run(write_session, sessions, recordings, root, num_workers):
-            bar.update(num_clips)
+    work = partial(write_session, recordings=recordings, root=root)
+    deque(in_processes(work, plan_sessions(config), num_workers, "demo corpus", "session"), 0)
 
 
-def write_session(session: Session, recordings: Path, root: Path) -> int:
-    """Render one session as `root/{split}/mp4/{id}/{video}/000NN.mp4`; returns how many clips."""
+def write_session(session: Session, recordings: Path, root: Path) -> None:
+    """Render one session as `root/{split}/mp4/{id}/{video}/000NN.mp4`."""
     cv2.setNumThreads(1)
     folder = recordings / "speech" / session.person
     audios = _clips_of_speaker(folder, session.speed, session.num_clips)
@@ -111,7 +106,6 @@ def write_session(session: Session, recordings: Path, root: Path) -> int:
         path = root / session.split / "mp4" / session.speaker_id / video_id / f"{number:05d}.mp4"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_mp4(path, frames, audios[clip])
-    return len(session.clips)
 
 
 def write_mp4(path: Path, frames: np.ndarray, audio: np.ndarray) -> None:
@@ -170,27 +164,6 @@ def _write_pieces(folder: Path, stem: str, audio: np.ndarray, rate: int, seconds
 def _clips_of_speaker(folder: Path, speed: float, num_clips: int) -> list[np.ndarray]:
     seed = _seed(folder.name, speed)
     return cut_clips(speech_stream(folder, speed, seed), num_clips, seed)
-
-
-def _run(
-    work: Callable[[Session, Path, Path], int],
-    sessions: list[Session],
-    recordings: Path,
-    root: Path,
-    num_workers: int,
-) -> Iterator[int]:
-    if num_workers <= 1:
-        yield from (work(session, recordings, root) for session in sessions)
-        return
-    # spawn: forking a process that holds threads of torch and OpenCV may hang.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_workers, mp_context=context) as pool:
-        pending = [pool.submit(work, session, recordings, root) for session in sessions]
-        try:
-            for done in as_completed(pending):
-                yield done.result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _require_names(key: str, names: tuple[str, ...], known: list[str]) -> None:

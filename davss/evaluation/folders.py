@@ -23,8 +23,8 @@ import pandas
 
 from davss.errors import DavssError
 from davss.evaluation.metrics import NOISE, best_order, score_sources
-from davss.evaluation.scoring import in_processes
 from davss.media.audio import read_sound
+from davss.processes import in_processes
 
 SOURCE = re.compile(rf"(?:s|spk|speaker|source)_?(\d+)|({NOISE})", re.IGNORECASE)
 SOUND = ".wav .flac .ogg .opus .mp3 .m4a .aac .aif .aiff .au .caf .w64 .mp4 .mkv .mov .webm .avi"
@@ -126,7 +126,7 @@ def score_folders(
         score_recording, in_order=in_order, perceptual=perceptual, listeners=tuple(listeners)
     )
     worth = 2 if listeners else WORTH_A_PROCESS
-    found = in_processes(work, recordings, num_processes, "recording", worth)
+    found = in_processes(work, recordings, num_processes, "score", "recording", worth)
     rows = pandas.DataFrame([row for rows in found for row in rows])
     order = [*FACTS, *(name for name in rows if name not in (*FACTS, "error")), "error"]
     return rows[order]

@@ -5,26 +5,20 @@ The same rows are the base of tables, plots and the report, whatever the plan.
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas
-from tqdm import tqdm
 
 from davss.errors import DavssError
 from davss.evaluation.metrics import SOURCE_METRICS, score_sources, source_names
 from davss.evaluation.mixtures import Library
 from davss.evaluation.records import COST, read_estimate
 from davss.evaluation.trials import UNTRAINED, Trial
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+from davss.processes import in_processes
 
 WORTH_A_PROCESS = 40  # mixtures that take about as long as a process does to start
 FACTS = ("arm", "key", "num_speakers", "condition", "noise_model", "sir_db", "snr_db")
@@ -48,8 +42,8 @@ def score_plan(
     """
     work = partial(score_trial, library=library, storage=storage, perceptual=perceptual)
     pairs = list(zip(trials, records.to_dict("records"), strict=True))
-    rows = [row for rows in in_processes(work, pairs, num_processes) for row in rows]
-    return pandas.DataFrame(rows, columns=list(COLUMNS))
+    found = in_processes(work, pairs, num_processes, "score", worth=WORTH_A_PROCESS)
+    return pandas.DataFrame([row for rows in found for row in rows], columns=list(COLUMNS))
 
 
 def score_trial(
@@ -98,23 +92,3 @@ def _scene_seen(trial: Trial) -> bool | None:
     if trial.arm.noise != trial.row["condition"]:
         return False
     return trial.row.get("scene_seen")
-
-
-def in_processes(
-    work: Callable[[Item], Result],
-    items: Sequence[Item],
-    num_processes: int,
-    unit: str = "trial",
-    worth: int = WORTH_A_PROCESS,
-) -> Iterator[Result]:
-    """`work` on every item, in their order, in as many processes as are worth their start."""
-    count = min(num_processes, -(-len(items) // worth))
-    bar = partial(tqdm, total=len(items), desc="score", unit=unit)
-    if count <= 1:
-        yield from bar(map(work, items))
-        return
-    # Not fork: a forked child of a process that has used torch's threads can hang.
-    context = multiprocessing.get_context("spawn")
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the children: one core each
-    with ProcessPoolExecutor(count, context) as pool:
-        yield from bar(pool.map(work, items, chunksize=min(4, worth)))

@@ -62,7 +62,6 @@ class NCSNpp(nn.Module):
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
         channels = [nf * m for m in ch_mult]
         self.all_modules = nn.ModuleList(self._embedding(nf, fourier_scale))
-        self._encoder_start = len(self.all_modules)
         skips = self._add_encoder(channels, 4 * nf)
         self._add_decoder(channels, 4 * nf, skips)
         self.output_layer = layers.conv(self._outputs, self._outputs, 1)

@@ -25,7 +25,6 @@ from davss.media.decoding import require_file, sound_start
 from davss.media.mouth import MouthFinder
 from davss.media.rois import ROI, read_rois
 from davss.media.video import NEAR_FPS, Frames
-from davss.networks.eigenlips import VisualEncoder
 from davss.shards.contract import encode, samples_per_frame
 
 # AAC pads its last frame and encoders add a lead-in: sound may outlast the picture by this much.
@@ -135,17 +134,6 @@ def finish_sample(
     meta: dict[str, Any] = {"split": clip.split, "speaker": clip.speaker, "source": clip.source}
     meta |= recording.facts | {"sample_rate": config.sample_rate}
     return encode(clip.key, audio, lips, meta)
-
-
-def make_sample(
-    clip: RawClip, config: ShardsConfig, encoder: VisualEncoder | None
-) -> dict[str, Any]:
-    """One clip as encoded members; DavssError says why it is unusable."""
-    recording = read_recording(clip, config, with_mouth=encoder is not None)
-    lips = None
-    if encoder is not None and recording.mouth is not None:
-        lips = encoder(recording.mouth)
-    return finish_sample(recording, lips, config)
 
 
 def _one_file(clip: RawClip) -> bool:

@@ -155,6 +155,7 @@ def test_the_table_has_means_with_intervals(place, capsys):
     assert (source, metric, count) == ("speech", "si_sdr", "3") and 19 < float(mean) < 21
 
 
+@pytest.mark.slow
 def test_several_processes_give_the_same_rows(place, monkeypatch):
     for index in range(2 * folders.WORTH_A_PROCESS):
         write(place / "ref" / f"{index:02d}.wav", sound(index, 800))

@@ -13,6 +13,7 @@ from davss.evaluation import scoring
 from davss.evaluation.mixtures import rows_of
 from davss.evaluation.records import make_record, write_record
 from davss.evaluation.scoring import COLUMNS
+from davss.processes import in_processes
 from pipelines import score
 from pipelines.clips import open_library
 
@@ -59,7 +60,7 @@ def test_a_failed_mixture_has_its_reason_and_no_scores(separated):
 
 def test_many_trials_are_scored_in_several_processes_in_order(project, monkeypatch):
     count = scoring.WORTH_A_PROCESS + 1
-    found = list(scoring.in_processes(str, list(range(count)), 2))
+    found = list(in_processes(str, list(range(count)), 2, "score", worth=scoring.WORTH_A_PROCESS))
     assert found == [str(i) for i in range(count)]
     monkeypatch.setenv("DAVSS_NUM_PROCESSES", "0")
     with pytest.raises(DavssError, match="DAVSS_NUM_PROCESSES=0"):

@@ -158,11 +158,11 @@ def test_videos_without_faces_or_of_another_rate_are_told_apart(tmp_path):
         )
     clips = list(voxceleb2.scan(folder, 0.0))
     reasons = {}
-    from davss.shards.sample import make_sample
+    from davss.shards.sample import read_recording
 
     for clip in clips[:3]:
         with pytest.raises(DavssError) as caught:
-            make_sample(clip, CONFIG, object())
+            read_recording(clip, CONFIG, with_mouth=True)
         reasons[clip.audio.stem] = str(caught.value)
     assert "no face found in 100 %" in reasons["00001"]
     assert "24 frames per second, 25 are needed" in reasons["00002"]

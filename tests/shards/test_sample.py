@@ -16,11 +16,17 @@ from davss.errors import DavssError
 from davss.media.mouth import FaceQuality
 from davss.shards import sample
 from davss.shards.contract import decode
-from davss.shards.sample import Mouths, finish_sample, make_sample, read_recording
+from davss.shards.sample import Mouths, finish_sample, read_recording
 from tests.media import making
 
 CONFIG = ShardsConfig(sample_rate=8000, min_seconds=1.0)
 TONE = 0.3 * np.sin(2 * np.pi * 440 * np.arange(64_000) / 16_000)
+
+
+def make_sample(clip, config, encoder):
+    recording = read_recording(clip, config, with_mouth=encoder is not None)
+    lips = encoder(recording.mouth) if encoder is not None and recording.mouth is not None else None
+    return finish_sample(recording, lips, config)
 
 
 class Encoder:

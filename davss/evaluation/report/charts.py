@@ -202,9 +202,7 @@ def trace(values: Mapping[str, np.ndarray], sources: list[str], title: str) -> l
 
 
 def training(history: pandas.DataFrame, name: str) -> list[str]:
-    """Losses of one prior over the clips seen, and by noise level what is known: the gain over a
-    Wiener filter in dB, or else the validation loss.
-    """
+    """Losses of one prior over the clips seen, and its gain over a Wiener filter by noise level."""
     seen = history["samples_seen"] / 1000
     losses = [c for c in ("train_loss", "valid_loss") if c in history]
     last = ", ".join(f"{_spoken(c)} ends at {history[c].iloc[-1]:.3f}" for c in losses)
@@ -216,15 +214,12 @@ def training(history: pandas.DataFrame, name: str) -> list[str]:
             total.axes.plot(seen, history[column], color=SERIES[index], label=label, marker=".")
         total.axes.set(xlabel="clips seen (thousands)", ylabel="loss")
         total.axes.legend(fontsize=10)
-    gains = _by_level(history, "valid_gain_sigma_", f"{name} prior: gain by σ", "gain (dB)")
-    return [
-        total.svg,
-        *(gains or _by_level(history, "valid_loss_sigma_", f"{name} prior: loss by σ", "loss")),
-    ]
+    return [total.svg, *_gains_by_level(history, f"{name} prior: gain by σ")]
 
 
-def _by_level(history: pandas.DataFrame, prefix: str, title: str, unit: str) -> list[str]:
-    """A line for every noise level whose column begins with `prefix`; nothing without any."""
+def _gains_by_level(history: pandas.DataFrame, title: str) -> list[str]:
+    """A line for every noise level; nothing without any."""
+    prefix = "valid_gain_sigma_"
     columns = [column for column in history if column.startswith(prefix)]
     if not columns:
         return []
@@ -234,7 +229,7 @@ def _by_level(history: pandas.DataFrame, prefix: str, title: str, unit: str) -> 
             label = f"σ = {column.removeprefix(prefix)}"
             x, marker = history["samples_seen"] / 1000, "."
             levels.axes.plot(x, history[column], marker, ls=dash, color=colour, label=label)
-        levels.axes.set(xlabel="clips seen (thousands)", ylabel=unit)
+        levels.axes.set(xlabel="clips seen (thousands)", ylabel="gain (dB)")
         levels.axes.legend(fontsize=9, ncols=2, handlelength=1.2)
     return [levels.svg]
 
