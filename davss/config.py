@@ -120,8 +120,6 @@ class DapsConfig(SamplerConfig):
     name: Literal["daps"] = "daps"
     inner_noise: Fraction = 1.0
     """1 draws the sources at every level, 0 takes their mean"""
-    eta: Fraction = 1.0
-    """share of fresh noise in the next state"""
     shares: Literal["isotropic", "measured", "offer"] = "isotropic"
     """distribute the residual equally, or by the error per source, time and frequency: measured, or
     what a denoiser keeps of the residual offered to it (a second call)"""

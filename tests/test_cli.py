@@ -73,7 +73,7 @@ def test_separate_writes_what_it_says(folder, capsys):
         ("silence.wav", {}, "silence.wav: audio is silent"),
         ("mix.wav", {"--speech-prior": "nowhere"}, "nowhere: no prior here"),
         ("mix.wav", {"--num-steps": "0"}, "--num-steps 0: input should be"),
-        ("mix.wav", {"--eta": "nan"}, "--eta nan: input should be"),
+        ("mix.wav", {"--inner-noise": "nan"}, "--inner-noise nan: input should be"),
         ("mix.wav", {"--name": "abacus"}, "--name: invalid choice: 'abacus'"),
         ("mix.wav", {"--preset": "slow"}, "--preset: invalid choice: 'slow'"),
         ("mix.wav", {"--batch-size": "0"}, "--batch-size 0: input should be"),
@@ -216,7 +216,7 @@ def received(monkeypatch):
         ("--num-steps 7 --preset paper", "paper", {"num_steps": 7}),
         ("--name dps --order 2 --zeta 0", "fast", {"name": "dps", "order": 2, "zeta": 0.0}),
         ("--preset paper --consistency", "paper", {"consistency": True}),
-        ("--shares isotropic --eta 0.5", "fast", {"shares": "isotropic", "eta": 0.5}),
+        ("--shares isotropic --rho 6", "fast", {"shares": "isotropic", "rho": 6.0}),
         ("--window-seconds 8 --overlap-seconds 1", "fast", LONG),
     ],
 )
@@ -250,7 +250,7 @@ def test_noise_models_that_need_no_prior(received, tmp_path, monkeypatch):
     ("flags", "message"),
     [
         ("--zeta 1", "error: --zeta: a setting of dps, not of daps; leave it out"),
-        ("--preset paper --eta 1", "error: --eta: a setting of daps, not of dps; leave it out"),
+        ("--preset paper --shares offer", "error: --shares: a setting of daps, not of dps; leave"),
         ("--name pseudo --inner-noise 0", "error: --inner-noise: a setting of daps, not of pseudo"),
         ("--sigma-min 2", "error: --sigma-min 2.0: must be below sigma_max"),
     ],

@@ -66,7 +66,7 @@ def test_a_bad_value_is_one_line_naming_the_key(cls, values, message):
     ("settings", "message"),
     [
         ({"name": "daps", "zeta": 1.0}, "'zeta': a setting of dps, not of daps; leave it out"),
-        ({"eta": 0.5}, "'eta': a setting of daps, not of dps"),
+        ({"inner_noise": 0.5}, "'inner_noise': a setting of daps, not of dps"),
         ({"name": "daps", "consistency": True}, "'consistency': a setting of dps and pseudo"),
         ({"name": "pseudo", "order": 2}, "'order': a setting of dps, not of pseudo"),
     ],
@@ -84,8 +84,8 @@ def test_the_public_constructor_takes_the_names_of_all_samplers():
     dps = SamplerConfig(name="dps", zeta=0.3, order=2, **shared)
     assert isinstance(dps, DpsConfig) and isinstance(dps, SamplerConfig)
     assert dps == DpsConfig(zeta=0.3, order=2, **shared) == SamplerConfig(**vars(dps))
-    daps = SamplerConfig(name="daps", eta=0.5, **shared)
-    assert isinstance(daps, DapsConfig) and daps.eta == 0.5
+    daps = SamplerConfig(name="daps", inner_noise=0.5, **shared)
+    assert isinstance(daps, DapsConfig) and daps.inner_noise == 0.5
     for sampler in (dps, daps, SamplerConfig(name="pseudo")):
         assert pickle.loads(pickle.dumps(sampler)) == sampler == copy.deepcopy(sampler)
         assert dataclasses.replace(sampler, num_steps=9).num_steps == 9

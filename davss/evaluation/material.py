@@ -53,7 +53,7 @@ class Material:
         alone = self.others is self.speech
         return Library((self.speech,) if alone else (self.speech, self.others), self.noises)
 
-    @property
+    @cached_property
     def person(self) -> str:
         """Who is in view: `lips_speaker`, or whoever has the most clips with lips."""
         seen = self.speech.clips[self.speech.clips.num_frames > 0]

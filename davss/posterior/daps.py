@@ -39,8 +39,7 @@ def daps(
     """One draw of the sources, (B, M, T); see `davss.posterior.sample`.
 
     `inner_noise` 1 draws from the conditional Gaussian, 0 takes its mean, which seeks the posterior
-    mean instead of a sample; `eta` is the share of fresh noise in the next state (1: DAPS, 0: the
-    noise that the state holds is kept, as in an ODE).
+    mean instead of a sample.
     """
     watch = Watch(mixture, config.compression, callback)
     u = start(mixture, num_sources, config, generators)
@@ -56,9 +55,6 @@ def daps(
         watch(level, u, denoised, denoised - u, sources - guess)
         if level.is_last:
             return sources
-        kept = (u - sources) / sigma
-        u = sources + level.sigma_next * (1 - config.eta**2) ** 0.5 * kept  # (19)
-        if config.eta > 0:
-            fresh = standard_normal(mixture, num_sources, generators)
-            u = u + level.sigma_next * config.eta * fresh
+        fresh = standard_normal(mixture, num_sources, generators)
+        u = sources + level.sigma_next * fresh  # (19)
     raise AssertionError("the last noise level is zero")

@@ -24,8 +24,8 @@ VARIANTS = {
     "dps-heun": {"order": 2},
     "dps-consistency": {"consistency": True, "num_samples": 2},
     "daps": {"name": "daps"},
-    "daps-measured": {"name": "daps", "shares": "measured", "eta": 0.85},
-    "daps-mean": {"name": "daps", "inner_noise": 0.0, "eta": 0.0},
+    "daps-measured": {"name": "daps", "shares": "measured"},
+    "daps-mean": {"name": "daps", "inner_noise": 0.0},
     "pseudo": {"name": "pseudo"},
 }
 every_variant = pytest.mark.parametrize("settings", VARIANTS.values(), ids=VARIANTS.keys())
@@ -104,7 +104,6 @@ CASES = [
         name="daps",
         shares="measured",
     ),
-    case("daps-eta", Expected(-35, (-0.4, -0.4, -0.3)), slow=True, name="daps", eta=0.85),
     case(
         "daps-mean-seeking",
         Expected(-35, (1.2, 1.2, 1.8), levels=(0.93, 0.92, 0.85)),
