@@ -106,6 +106,12 @@ def html(results: page.Results) -> str:
     return page.build_page(results)
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Nobody looks at the charts of these pages, which take longer than all else."""
+    monkeypatch.setattr(charts, "svg", lambda *_, **__: "<svg ></svg>")
+
+
 def test_means_count_each_mixture_once_and_know_what_failed(results):
     groups = results.groups.set_index(["noise_model", "condition", "num_speakers"])
     group, short = groups.loc["wham", "wham", 2], groups.loc["wham", "dns", 2]
@@ -146,7 +152,7 @@ def test_what_dvc_compares_is_small_flat_and_fits_a_terminal(results):
     assert len("report/metrics.json") + sum(4 + width for width in widths) <= 120
 
 
-def test_speakers_that_training_knew_are_apart(results):
+def test_speakers_that_training_knew_are_apart(results, undrawn):
     """Half of the mixtures of one speaker are of somebody known, and better by 9 dB."""
     scores = results.scores.copy()
     known = scores.key.str.contains("k1-0000") & (scores.source != "noise")
@@ -297,14 +303,14 @@ def test_page_compares_noise_models_apart_from_the_trained_prior(html, results):
     assert "Sampler: dps, 5 steps, mean of 3 draws" in html
 
 
-def test_page_of_trained_priors_alone_compares_nothing(results):
+def test_page_of_trained_priors_alone_compares_nothing(results, undrawn):
     scores = results.scores[results.scores.noise_model == "wham"]
     groups = results.groups[results.groups.noise_model == "wham"]
     html = page.build_page(page.Results(results.header, scores, groups, []))
     assert "noise-models" not in html and ">NMF" not in html
 
 
-def test_page_of_untrained_models_alone_says_so(results):
+def test_page_of_untrained_models_alone_says_so(results, undrawn):
     scores = results.scores[results.scores.noise_model == "nmf"]
     groups = results.groups[results.groups.noise_model == "nmf"]
     html = page.build_page(page.Results(results.header, scores, groups, []))
@@ -325,13 +331,13 @@ def test_page_is_self_contained_and_accessible(html):
     assert len(ids) == len(set(ids))
 
 
-def test_page_without_training_or_examples(results):
+def test_page_without_training_or_examples(results, undrawn):
     bare = page.Results(results.header, results.scores, results.groups, [])
     html = page.build_page(bare)
     assert "No example" in html and 'id="training"' not in html
 
 
-def test_training_has_its_gains_in_a_table_and_by_noise_level(results):
+def test_training_has_its_gains_in_a_table_and_by_noise_level(results, undrawn):
     history = pandas.DataFrame(
         {"samples_seen": [100, 200], "valid_loss": [1.0, 0.9]}
         | {"valid_gain_sigma_0.1": [1.0, 2.0], "valid_loss_sigma_0.1": [1.0, 0.7]}
@@ -374,7 +380,7 @@ def test_page_in_a_browser(html, tmp_path: Path):
     assert "default-src 'none'" in html and "CONSOLE" not in done.stderr, done.stderr
 
 
-def test_faces_have_figures_and_a_sheet(results, tmp_path: Path):
+def test_faces_have_figures_and_a_sheet(results, undrawn, tmp_path: Path):
     columns = {"share": [1.0, 0.9, None], "score": [0.9, 0.7, None]}
     columns |= {"jitter": [0.2, 0.4, None], "faces": [1, 2, None]}
     pandas.DataFrame(columns).to_parquet(tmp_path / "train.clips.parquet")
