@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,6 @@ SET_BACK = 0.5  # s: B-frames of avi come late by less
 HOLD = 0.1  # s: how far in time a frame may be from what it is taken for
 LONGEST = 24 * 3600 * 25  # frames
 HELD = 1 << 28  # bytes: a minute and more of 224×224
-
-
-@dataclass(frozen=True)
-class Video:
-    """RGB frames, uint8 (V, H, W, 3), at `fps` frames per second."""
-
-    frames: np.ndarray
-    fps: float
 
 
 class Frames:
@@ -101,11 +92,6 @@ class Frames:
                     picture = None
                 picture = draw(frame) if picture is None else picture
                 yield picture
-
-
-def read_video(path: str | Path) -> Video:
-    """Read all frames of a video as RGB, at 25 fps; DavssError for a broken file."""
-    return Video(np.stack(list(Frames(path))), FPS)
 
 
 class _Drawing:

@@ -31,6 +31,7 @@ from davss.posterior import spectrum
 from davss.posterior.spectrum import inverse_stft
 
 WINDOW_SECONDS = 0.032
+RANK = 4  # components of NMF
 FLOOR = 1e-8  # smallest power relative to the mixture's: V⁻² stays within float32
 SILENCE = 1e-20  # stands for the power of a silent mixture
 SMALLEST = 1e-10  # keeps factors off zero, which no multiplication leaves
@@ -40,8 +41,7 @@ class NmfNoise:
     """Noise of low-rank variance V = WH, by Itakura–Saito updates along the reverse pass.
 
     mixture: (B, T), scaled so that every source is near RMS 0.05; sample_rate in Hz; generators:
-    one CPU generator per item, from which its factors start; rank: number of components;
-    num_updates: updates of W and H per call, by default one as in AV-UDiffSE.
+    one CPU generator per item, from which its factors start.
     """
 
     def __init__(
@@ -49,14 +49,11 @@ class NmfNoise:
         mixture: Tensor,
         sample_rate: int,
         generators: Sequence[torch.Generator],
-        rank: int = 4,
-        num_updates: int = 1,
     ) -> None:
-        self.evidence = Evidence(mixture, sample_rate, QUANTILE)
-        self.num_updates = num_updates
+        self.evidence = Evidence(mixture, sample_rate)
         # Random about the blind spectrum: equal components would be updated equally for ever.
-        w = uniform(self.evidence.num_bins, rank, generators).to(mixture)
-        h = uniform(rank, self.evidence.num_frames, generators).to(mixture)
+        w = uniform(self.evidence.num_bins, RANK, generators).to(mixture)
+        h = uniform(RANK, self.evidence.num_frames, generators).to(mixture)
         blind = self.evidence.blind / (w @ h).mean(dim=-1, keepdim=True)
         self.w, self.h = normalise(w * blind, h)
 
@@ -65,8 +62,7 @@ class NmfNoise:
         (B,), residual (B, T) = mixture − Σ speech estimates. Linear in u, constant in residual.
         """
         power = self.evidence.power(residual, sigma)
-        for _ in range(self.num_updates):
-            self.w, self.h = multiplicative_update(power, self.w, self.h)
+        self.w, self.h = multiplicative_update(power, self.w, self.h)
         return wiener(u, sigma, self.variance, self.evidence.n_fft)
 
     @property
@@ -78,8 +74,7 @@ class NmfNoise:
 class GaussianNoise:
     """Stationary noise of variance V(f), the residual's level in the quiet moments of each bin.
 
-    Arguments as of `NmfNoise`; nothing is drawn from the generators. quantile: share of a bin's
-    moments that are taken for quiet.
+    Arguments as of `NmfNoise`; nothing is drawn from the generators.
     """
 
     def __init__(
@@ -87,9 +82,8 @@ class GaussianNoise:
         mixture: Tensor,
         sample_rate: int,
         generators: Sequence[torch.Generator],
-        quantile: float = QUANTILE,
     ) -> None:
-        self.evidence, self.quantile = Evidence(mixture, sample_rate, quantile), quantile
+        self.evidence = Evidence(mixture, sample_rate)
         self.v = self.evidence.blind
 
     def __call__(self, u: Tensor, sigma: Tensor, residual: Tensor) -> Tensor:
@@ -98,7 +92,7 @@ class GaussianNoise:
         # The residual is the mixture without some speech, so more noise than the mixture shows is
         # speech in the wrong place.
         trust = self.evidence.trust(sigma)
-        level = quiet_level(power, self.evidence.sounding, self.quantile, trust)
+        level = quiet_level(power, self.evidence.sounding, QUANTILE, trust)
         self.v = level.clamp_min(FLOOR).minimum(self.evidence.blind)
         return wiener(u, sigma, self.variance, self.evidence.n_fft)
 
@@ -115,13 +109,13 @@ class Evidence:
     blind: (B, F, 1) V₀.
     """
 
-    def __init__(self, mixture: Tensor, sample_rate: int, quantile: float) -> None:
+    def __init__(self, mixture: Tensor, sample_rate: int) -> None:
         self.n_fft = fft_size(sample_rate)
         power = stft(mixture, self.n_fft).abs().square()
         self.num_bins, self.num_frames = power.shape[-2:]
         self.scale = power.mean(dim=(-2, -1), keepdim=True).clamp_min(SILENCE)
         self.sounding = sounding(power)
-        self.blind = quiet_level((power / self.scale).clamp_min(FLOOR), self.sounding, quantile)
+        self.blind = quiet_level((power / self.scale).clamp_min(FLOOR), self.sounding, QUANTILE)
 
     def trust(self, sigma: Tensor) -> Tensor:
         """η (B, F, 1) at noise levels sigma (B,)."""

@@ -9,6 +9,8 @@ from pathlib import Path
 import av
 import numpy as np
 
+from davss.media.video import Frames
+
 RATE = 16_000
 SIZE = 64
 
@@ -23,6 +25,11 @@ def grays(num: int) -> np.ndarray:
     """Frames (V, 64, 64, 3) whose gray level is 16 + 4 times their number."""
     levels = (16 + 4 * np.arange(num)).astype(np.uint8)
     return np.broadcast_to(levels[:, None, None, None], (num, SIZE, SIZE, 3)).copy()
+
+
+def pictures(path: Path) -> np.ndarray:
+    """All frames (V, H, W, 3) of a video at 25 fps."""
+    return np.stack(list(Frames(path)))
 
 
 def numbers(frames: Sequence[np.ndarray]) -> list[int]:

@@ -12,8 +12,8 @@ from davss.corpora.demo_head import draw_identity
 from davss.errors import DavssError
 from davss.media.faces import LEFT_EYE, RIGHT_EYE
 from davss.media.mouth import NOSE_TIP, STABLE, MouthFinder, crop_mouths, opening
-from davss.media.video import Frames, read_video
-from tests.media.making import write
+from davss.media.video import Frames
+from tests.media.making import pictures, write
 
 REAL_FACES = Path(__file__).parents[3] / "shared" / "corpora" / "voxceleb2" / "test" / "mp4"
 
@@ -107,7 +107,7 @@ def test_real_faces(finder: MouthFinder) -> None:
     clips = [sorted(person.glob("*/*.mp4"))[0] for person in sorted(REAL_FACES.iterdir())]
     assert clips
     for clip in clips:
-        mouth = finder(read_video(clip).frames, str(clip))
+        mouth = finder(pictures(clip), str(clip))
         assert mouth.found.mean() >= 0.98, clip
         gap = opening(mouth.landmarks)
         assert np.percentile(gap, 5) < 0.06 and gap.max() > 0.06, clip  # closed and open again

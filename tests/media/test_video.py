@@ -12,7 +12,8 @@ import pytest
 from davss.corpora.demo import write_mp4
 from davss.errors import DavssError
 from davss.media.audio import read_audio
-from davss.media.video import Frames, read_video
+from davss.media.video import Frames
+from tests.media.making import pictures
 
 
 def grays(num: int) -> np.ndarray:
@@ -35,10 +36,9 @@ def write_silent_video(path: Path, fps: Fraction, num: int = 10) -> Path:
 def test_frames_come_back_in_order(tmp_path: Path) -> None:
     frames = grays(25)
     write_mp4(tmp_path / "x.mp4", frames, np.zeros(16_000, np.float32))
-    video = read_video(tmp_path / "x.mp4")
-    assert video.fps == 25 and video.frames.dtype == np.uint8
-    assert video.frames.shape == frames.shape
-    difference = video.frames.mean((1, 2, 3)) - frames.mean((1, 2, 3))
+    video = pictures(tmp_path / "x.mp4")
+    assert video.dtype == np.uint8 and video.shape == frames.shape
+    difference = video.mean((1, 2, 3)) - frames.mean((1, 2, 3))
     assert np.abs(difference).max() < 3
     assert (Frames(tmp_path / "x.mp4").fps, Frames(tmp_path / "x.mp4").first) == (25.0, 0)
 
@@ -50,14 +50,14 @@ def test_sound_and_picture_start_together(tmp_path: Path) -> None:
     audio = np.zeros(16_000, np.float32)
     audio[6400:] = 0.3 * np.sin(np.arange(9600))
     write_mp4(tmp_path / "x.mp4", frames, audio)
-    flash = int(np.argmax(read_video(tmp_path / "x.mp4").frames.mean((1, 2, 3)) > 128))
+    flash = int(np.argmax(pictures(tmp_path / "x.mp4").mean((1, 2, 3)) > 128))
     click = int(np.argmax(np.abs(read_audio(tmp_path / "x.mp4")[0]) > 0.15))
     assert flash == 10 and abs(click - 6400) <= 16
 
 
 def test_a_video_without_sound_says_so(tmp_path: Path) -> None:
     path = write_silent_video(tmp_path / "x.mp4", Fraction(25))
-    assert read_video(path).frames.shape == (10, 48, 64, 3)
+    assert pictures(path).shape == (10, 48, 64, 3)
     with pytest.raises(DavssError, match="x.mp4: has no sound; choose"):
         read_audio(path)
 
@@ -72,7 +72,7 @@ def test_broken_files_are_refused(tmp_path: Path, capfd: pytest.CaptureFixture[s
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(DavssError, match=name):
-            read_video(tmp_path / name)
+            pictures(tmp_path / name)
     with pytest.raises(DavssError, match="no such file"):
         Frames(tmp_path / "none.mp4")
     assert capfd.readouterr().err == ""
@@ -86,7 +86,7 @@ def test_decord_reads_the_same(tmp_path: Path) -> None:
     write_mp4(tmp_path / "x.mp4", frames.repeat(8, 1).repeat(8, 2), sound)
     reader = decord.VideoReader(str(tmp_path / "x.mp4"), num_threads=1)
     theirs = reader.get_batch(range(len(reader))).asnumpy()
-    np.testing.assert_array_equal(read_video(tmp_path / "x.mp4").frames, theirs)
+    np.testing.assert_array_equal(pictures(tmp_path / "x.mp4"), theirs)
     theirs = decord.AudioReader(str(tmp_path / "x.mp4"), mono=True, sample_rate=-1)[:].asnumpy()[0]
     ours, _ = read_audio(tmp_path / "x.mp4")
     np.testing.assert_allclose(ours, theirs[: len(ours)], atol=1e-6)

@@ -268,7 +268,7 @@ def test_generators_determine_the_result():
 @pytest.mark.parametrize("rate, n_fft", [(8_000, 256), (16_000, 512), (48_000, 2048)])
 def test_window_lasts_about_32_ms_at_any_rate_and_length(rate, n_fft):
     mixture = noise(1, seed=21)[:, :5_003]
-    model = NmfNoise(mixture, rate, generators(0), rank=2, num_updates=3)
+    model = NmfNoise(mixture, rate, generators(0))
     assert model.evidence.n_fft == n_fft
     output = model(mixture, torch.zeros(1), mixture)
     torch.testing.assert_close(output, mixture)
