@@ -194,13 +194,13 @@ def conv_peak(separator: Separator, num_samples: int, batch_size: int) -> float:
     """GFLOP/s of the best channels-last 3×3 convolution C → C of the speech network's feature maps
     (B, C, F, N), level by level.
     """
-    prior, rates, like = separator.speech_prior, [], {"device": separator.device}
+    prior, place, rates = separator.speech_prior, (separator.device, separator.dtype), []
     bins, frames = map_size(prior.network, num_samples)
     for level, multiple in enumerate(prior.info.network.ch_mult):
-        c, size = prior.info.network.nf * multiple, (bins >> level, frames >> level)
-        layer = nn.Conv2d(c, c, 3, padding=1, dtype=separator.dtype, **like)
-        layer = layer.to(memory_format=torch.channels_last)
-        x = torch.randn(batch_size, c, *size, dtype=separator.dtype, **like)
+        c = prior.info.network.nf * multiple
+        layer = nn.Conv2d(c, c, 3, padding=1).to(*place)
+        layer = layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        x = torch.randn(batch_size, c, bins >> level, frames >> level).to(*place)
         x = x.contiguous(memory_format=torch.channels_last)
         timer = Timer(
             "layer(x)", globals={"layer": layer, "x": x}, num_threads=torch.get_num_threads()
