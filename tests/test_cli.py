@@ -322,7 +322,11 @@ def test_a_broken_connection_is_not_taken_for_a_reader_that_left():
 
 @pytest.mark.parametrize(
     ("flags", "status"),
-    [(["--help"], 0), (["separate", "--help"], 0), (["separate", "--num-steps", "many"], 2)],
+    [
+        (["separate", "--help"], 0),
+        (["profile", "--help"], 0),
+        (["separate", "--num-steps", "a"], 2),
+    ],
 )
 def test_help_and_mistakes_answer_quickly(flags, status):
     done = subprocess.run(
@@ -363,12 +367,11 @@ def test_names_that_no_file_can_have(folder, capsys, flag, name, message):
     assert len(lines) == 1 and message in lines[0] and "see `davss separate --help`" in lines[0]
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
-def test_any_terminal_shows_any_name(folder, encoding):
-    environment = os.environ | {"PYTHONIOENCODING": encoding}
+def test_any_terminal_shows_any_name(folder):
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     command = [sys.executable, "-m", "davss", "info", "größe"]
     done = subprocess.run(command, capture_output=True, env=environment)
-    shown = "größe".encode(encoding, errors="backslashreplace")
+    shown = "größe".encode("ascii", errors="backslashreplace")
     assert done.returncode == 2 and done.stderr.startswith(b"error: " + shown + b": no prior here")
 
 
