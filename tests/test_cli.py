@@ -357,7 +357,11 @@ def test_version_and_the_module(folder):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("x\udcff.wav", r"x\xff.wav: name is not UTF-8"), ("x" * 300, ": File name too long")],
+    [
+        ("x\udcff.wav", r"x\xff.wav: name is not UTF-8"),
+        ("x\udcc3\udca4.wav", "xä.wav: this locale does not know its name; set PYTHONUTF8=1"),
+        ("x" * 300, ": File name too long"),
+    ],
 )
 @pytest.mark.parametrize("flag", ["", "--out", "--lips", "--speech-prior", "--noise-prior"])
 def test_names_that_no_file_can_have(folder, capsys, flag, name, message):

@@ -46,6 +46,17 @@ def test_no_cluster_at_the_address_is_said(address, reason, silent, monkeypatch,
     assert time.monotonic() - began < 12 and not ray.is_initialized()
 
 
+def test_a_ray_that_does_not_start_here_is_said(monkeypatch):
+    def init(**options):
+        raise Exception("The current node timed out during startup.")  # as Ray raises it
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "init", init)
+    said = "^Ray does not start on this machine .*timed out during startup.*run it again"
+    with pytest.raises(DavssError, match=said), ray_running(1):
+        pass
+
+
 HERE = """
 import os, tempfile, ray
 from davss.ray_session import ray_running

@@ -62,7 +62,10 @@ def path(text: str) -> Path:
         os.stat(text)
     except UnicodeEncodeError:
         shown = os.fsencode(text).decode(errors="backslashreplace")
-        raise argparse.ArgumentTypeError(f"{shown}: name is not UTF-8; rename it") from None
+        why = "name is not UTF-8; rename it"
+        if shown.encode() == os.fsencode(text):
+            why = "this locale does not know its name; set PYTHONUTF8=1"
+        raise argparse.ArgumentTypeError(f"{shown}: {why}") from None
     except (FileNotFoundError, NotADirectoryError):
         pass
     except OSError as error:
