@@ -42,7 +42,7 @@ params: $(STAMP) ## compose params.yaml afresh from pipelines/conf
 	python -m pipelines.compose
 
 test: $(STAMP) browser ## the test suite
-	python -m pytest -m "not slow"
+	python -m pytest -m "not slow" -n logical --maxprocesses 4 --dist loadfile
 
 test-slow: $(STAMP) browser ## the tests that take minutes
 	python -m pytest -m slow
