@@ -53,11 +53,11 @@ class SamplerConfig:
     """Settings of all samplers, for signals of RMS 0.05 (docs/method.md §4, §5).
 
     `SamplerConfig(name=…, …)` makes the settings of that sampler, with what it has besides:
-    `DpsConfig`, `DapsConfig`, `PseudoConfig` or `UdiffseConfig`; DavssError names one that another
-    sampler has.
+    `DpsConfig`, `DapsConfig`, `PseudoConfig`, `UdiffseConfig` or `MeanFieldConfig`; DavssError
+    names one that another sampler has.
     """
 
-    name: Literal["dps", "daps", "pseudo", "udiffse"] = "dps"
+    name: Literal["dps", "daps", "pseudo", "udiffse", "mean_field"] = "dps"
     """dps is Algorithm 1 of DAVSS-NM; the others take no gradient through a network"""
     num_steps: Count = 400
     """noise levels; each costs one call of both networks"""
@@ -157,11 +157,23 @@ class UdiffseConfig(SamplerConfig):
     """STFT of the noise, in samples: 32 ms at 16 kHz"""
 
 
+@_settings
+class MeanFieldConfig(SamplerConfig):
+    """Each source in one call, the others taken for coloured noise (docs/method.md §5.4); for
+    priors that know it, and nothing is drawn.
+    """
+
+    name: Literal["mean_field"] = "mean_field"
+    num_steps: Count = 1
+    guidance_weight: float = 0.0
+
+
 SAMPLERS: dict[str, type[SamplerConfig]] = {
     "dps": DpsConfig,
     "daps": DapsConfig,
     "pseudo": PseudoConfig,
     "udiffse": UdiffseConfig,
+    "mean_field": MeanFieldConfig,
 }
 
 
@@ -218,7 +230,7 @@ class NetworkConfig:
     hop_length: Count = 128
     fourier_scale: Positive = 16.0
     spectral: bool = False  # see frequency, level and mean level of each bin, and give it a gain
-    coloured: bool = False  # noise: preconditioned by the spectrum of the recording at hand
+    coloured: bool = False  # preconditioned by the spectra of what is sought and of what is noise
 
 
 @_settings

@@ -1,28 +1,33 @@
-"""A denoiser preconditioned by a spectrum: EDM's σ_d, frequency by frequency (docs/method.md §2.1).
+"""A denoiser preconditioned by spectra: EDM's σ_d and σ, bin by bin (docs/method.md §2.1, §2.3).
 
-With U = STFT u and S(f) the power that the clean signal is expected to have,
+With U = STFT u, S(f) the power that the clean signal is expected to have, and V(f, n) the variance
+of the Gaussian noise, σ² where that is white,
 
-    D(u; σ, S) = iSTFT( S/(S+σ²) · U  +  √(S σ²/(S+σ²)) · F( U/√(S+σ²); σ, S/σ² ) )
+    D(u; V, S) = iSTFT( S/(S+V) · U  +  √(S V/(S+V)) · F( U/√(S+V); V, S/V ) )
 
-which for S = σ_d² at all frequencies is the denoiser of EDM. With F = 0 it is the Wiener filter of
-stationary Gaussian noise of spectrum S: the network learns only what is better than that.
+which for S = σ_d² and V = σ² everywhere is the denoiser of EDM. With F = 0 it is the Wiener filter:
+the network learns only what is better than that.
 
-Spectra are those of Hann windows of unit energy, so that white noise of RMS r has S = r².
+Spectra are those of Hann windows of unit energy, so that white noise of RMS r has V = r².
 Shapes: B batch · T samples · F bins · N frames.
 """
 
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from davss.diffusion.denoiser import Denoiser
 from davss.networks import NCSNpp
+from davss.networks.film import Modulations
 from davss.networks.precision import autocast
 
 # Of S/σ²: what a spectrum takes for silent may still sound at times, and the network has to be
 # able to say so with outputs of order one.
 QUIETEST = 0.02
+SMALLEST = 1e-9  # variance of noise
+AUDIBLE = (5e-4**2, 1.0)  # variances that count in what the network knows as the noise level
 QUANTILE = 0.3  # speech leaves a third of the moments of nearly every bin to the noise
 MUTED = 10**-6.5  # of the mean power of frames, −65 dB: below it a frame is muted
 OFFSET = 2  # lowest bins in which an offset, and what removing it leaves, would count as sound
@@ -30,18 +35,48 @@ OFFSET = 2  # lowest bins in which an offset, and what removing it leaves, would
 LEVEL_ERROR, SHAPE_ERROR, BIN_ERROR, KNOTS = 1.5, 1.5, 0.7, 10
 
 
-def denoise(prior: Denoiser, u: Tensor, sigma: Tensor, spectrum: Tensor) -> Tensor:
-    """D (B, T): u (B, T) at noise levels sigma (B,), spectrum (B, F) in the scale of u."""
-    noise = sigma.square()[:, None, None, None]
-    s = torch.maximum(spectrum[:, None, :, None], QUIETEST * noise)
-    network, total = prior.network, s + noise
+def denoise(
+    prior: Denoiser,
+    u: Tensor,
+    noise: Tensor,
+    spectrum: Tensor | None = None,
+    modulations: Modulations | None = None,
+) -> Tensor:
+    """D (B, T) of u (B, T); noise: levels σ (B,) of white noise, or variances (B, F, N) in the
+    scale of u, on any grid; spectrum: (B, F) in the scale of u, None: as white as sigma_data.
+    """
+    network = prior.network
     z = network.stft(u)
-    ratio = (s / noise)[:, 0, :, 0]
+    v = variance(noise, *z.shape[2:])[:, None].clamp_min(SMALLEST)
+    if noise.ndim == 1:
+        c_noise = torch.log(noise) / 4
+    else:
+        c_noise = v.clamp(*AUDIBLE).log().mean(dim=(1, 2, 3)) / 8
+    if spectrum is None:
+        s = torch.full_like(v, prior.sigma_data**2)
+        colour = v.log() / 4 - 2 * c_noise[:, None, None, None]
+    else:
+        s = torch.maximum(spectrum[:, None, :, None], QUIETEST * v)
+        colour = torch.log(s / v) / 4
+    total = s + v
     with autocast(u.device, prior.precision):
         white = z / total.sqrt()
-        residual = network.on_spectrogram(white, torch.log(sigma) / 4, [], ratio)
-    z = s / total * z + (s * noise / total).sqrt() * residual[..., : z.shape[-1]].to(z.dtype)
+        residual = network.on_spectrogram(white, c_noise, modulations or [], colour.clamp(-4, 4))
+    z = s / total * z + (s * v / total).sqrt() * residual[..., : z.shape[-1]].to(z.dtype)
     return network.istft(z, u.shape[-1])
+
+
+def variance(noise: Tensor, num_bins: int, num_frames: int) -> Tensor:
+    """V of Gaussian noise as (B, 1, 1), of levels σ (B,), or as (B, F, N) on a grid of `num_bins`
+    and `num_frames` that spans the same time, of V (B, F', N').
+    """
+    if noise.ndim == 1:
+        return noise.square()[:, None, None]
+    grid = num_bins, num_frames
+    if noise.shape[1:] == grid:
+        return noise
+    spread = F.interpolate(noise[:, None], grid, mode="bilinear", align_corners=True)
+    return spread[:, 0]
 
 
 def wiener_error(spectrum: Tensor, sigma: Tensor) -> Tensor:
@@ -106,7 +141,5 @@ def _error(uniform: float, num_bins: int) -> Tensor:
         [1, KNOTS, num_bins]
     )
     shape = LEVEL_ERROR * level + SHAPE_ERROR * knots
-    smooth = torch.nn.functional.interpolate(
-        shape[None, None], num_bins, mode="linear", align_corners=True
-    )
+    smooth = F.interpolate(shape[None, None], num_bins, mode="linear", align_corners=True)
     return smooth[0, 0] + BIN_ERROR * bins

@@ -41,7 +41,8 @@ def plan_branches(num_speakers: int, num_lips: int, config: SamplerConfig) -> Br
 
 
 class GuidedSpeech:
-    """Denoiser of all K speech sources of a batch, (u (B, K, T), sigma (B,)) → (B, K, T).
+    """Denoiser of all K speech sources of a batch, (u (B, K, T), sigma (B,)) → (B, K, T); sigma may
+    be the variances (B, K, F, N) of noise that is coloured.
 
     lips: (B, L, V, D) of the first L sources, or None; frames that are NaN are not seen and get
     the null condition; shape: (B, K, T). What the network makes of the lips is computed here, once
@@ -72,9 +73,11 @@ class GuidedSpeech:
 
     def __call__(self, u: Tensor, sigma: Tensor) -> Tensor:
         num_lips, num_null = self.branches.lips, self.branches.null
-        parts = [u[:, :num_lips], u[:, u.shape[1] - num_null :]]
+        first_null = u.shape[1] - num_null
+        parts = [u[:, :num_lips], u[:, first_null:]]
         both = torch.cat([part.flatten(0, 1) for part in parts])
-        levels = torch.cat([sigma.repeat_interleave(part.shape[1]) for part in parts])
+        each = sigma[:, None].expand(-1, u.shape[1]) if sigma.ndim == 1 else sigma
+        levels = torch.cat([x.flatten(0, 1) for x in (each[:, :num_lips], each[:, first_null:])])
         denoised = self.prior(both, levels, self.modulations)
         denoised = denoised.split([len(u) * num_lips, len(u) * num_null])
         with_lips, without = (d.view_as(part) for d, part in zip(denoised, parts, strict=True))

@@ -28,6 +28,7 @@ from davss.small import locate
 from davss.storage import publish
 
 FORMAT_VERSION = 1
+COLOURED = "coloured_noise"  # says in `training` that it was trained for that too
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class PriorInfo:
 
 class NoisePrior(Denoiser):
     """Diffusion prior of ambient noise; one that is `coloured` is preconditioned by the spectrum of
-    the recording at hand (docs/method.md §2.1).
+    the recording at hand (docs/method.md §2.1), and the noise it takes away may be coloured too.
     """
 
     kind = "noise"
@@ -65,7 +66,7 @@ class NoisePrior(Denoiser):
         lips: Tensor | Modulations | None = None,
         spectrum: Tensor | None = None,
     ) -> Tensor:
-        """Denoised u: (B, T) noisy noise, (B,) noise levels → (B, T); there are no lips.
+        """Denoised u: (B, T) noisy noise, sigma as of `SpeechPrior` → (B, T); there are no lips.
 
         spectrum: (B, F) expected power of the clean noise, for a prior that is coloured; None: as
         white as sigma_data. Raises DavssError where the prior was trained without.
@@ -73,6 +74,7 @@ class NoisePrior(Denoiser):
         if not self.network.coloured:
             if spectrum is not None:
                 raise DavssError("noise prior: it was trained without spectra; give it none")
+            _check_white(sigma)
             return super().forward(u, sigma)
         if spectrum is None:
             spectrum = u.new_full((len(u), self.network.num_bins), self.sigma_data**2)
@@ -90,7 +92,8 @@ class NoisePrior(Denoiser):
 
 class SpeechPrior(Denoiser):
     """Diffusion prior of one person's clean speech given lip features (B, V, lips_dim) at 25
-    frames per second.
+    frames per second; one that is `coloured` takes away coloured Gaussian noise too (docs/method.md
+    §2.3).
     """
 
     kind = "speech"
@@ -104,6 +107,25 @@ class SpeechPrior(Denoiser):
     def sample_rate(self) -> int:
         """Samples per second of the signals that this prior knows."""
         return self.info.sample_rate
+
+    def forward(self, u: Tensor, sigma: Tensor, lips: Tensor | Modulations | None = None) -> Tensor:
+        """Denoised u: (B, T) noisy signals → (B, T).
+
+        sigma: (B,) levels of white noise, or, for a prior that is coloured, (B, F, N) variances of
+        the bins of an STFT of any size whose windows have unit energy; lips: (B, V, D), None for
+        the null condition, or what `condition` made of them.
+        """
+        if not self.network.coloured:
+            _check_white(sigma)
+            return super().forward(u, sigma, lips)
+        if not isinstance(lips, list):
+            lips = self.condition(lips, u.shape[-1])
+        return coloured.denoise(self, u, sigma, modulations=lips)
+
+
+def _check_white(sigma: Tensor) -> None:
+    if sigma.ndim > 1:
+        raise DavssError("prior: it was trained for white noise alone; give it levels (B,)")
 
 
 def _network(config: NetworkConfig, film_dim: int | None) -> NCSNpp:

@@ -35,7 +35,7 @@ class NCSNpp(nn.Module):
     spectral: no part of public checkpoints. The network also sees, for every bin, its place on the
     frequency axis, its log power and the mean log power over time, and its output has a real gain
     for each bin of the input beside Re and Im. A Wiener filter is then within easy reach;
-    coloured: it also sees how far the expected power of each bin is above that of the noise.
+    coloured: it is also told of each bin how loud the noise is, or what is expected beside it.
     """
 
     def __init__(
@@ -144,11 +144,11 @@ class NCSNpp(nn.Module):
         spectrogram: Tensor,
         c_noise: Tensor,
         modulations: Modulations,
-        ratio: Tensor | None = None,
+        colour: Tensor | None = None,
     ) -> Tensor:
         """(B, 2, F, N) → (B, 2, F, N), its frames padded to a multiple of 16.
 
-        ratio: (B, F) for `coloured`, the expected power of the clean signal over that of the noise.
+        colour: (B, 1, F, N or 1) for `coloured`, what it is told of each bin.
         """
         padding = (0, -spectrogram.shape[-1] % FRAME_MULTIPLE, 0, 0)
         h = inputs = F.pad(spectrogram, padding)
@@ -157,9 +157,9 @@ class NCSNpp(nn.Module):
             # bin is quiet (docs/method.md §7)
             features = layers.spectral_features(spectrogram.detach())
             inputs = torch.cat([h, F.pad(features, padding, mode="replicate")], dim=1)
-        if ratio is not None:
-            expected = (torch.log(ratio) / 4).clamp(-4, 4)[:, None, :, None]
-            inputs = torch.cat([inputs, expected.expand(-1, -1, -1, h.shape[-1])], dim=1)
+        if colour is not None:
+            told = colour.expand(-1, -1, h.shape[2], spectrogram.shape[-1])
+            inputs = torch.cat([inputs, F.pad(told, padding, mode="replicate")], dim=1)
         out = self._unet(inputs, c_noise, modulations)
         return out[:, :2] + out[:, 2:] * h if self.spectral else out
 

@@ -3,7 +3,7 @@
 In the STFT domain the noise is n_fn ~ CN(0, V_fn), so its denoiser is known, and V follows the
 residual of the speech estimates as the sampler improves them (docs/method.md §6):
 
-    D(u; σ) = iSTFT( V / (V + σ²) · STFT u )
+    D(u; σ) = iSTFT( V / (V + σ²) · STFT u )        (σ² may differ from bin to bin)
     P = |R|^{2η} V₀^{1−η},   R = STFT(y − Σ x̂_i),   η = V₀ / (V₀ + σ²)
 
 `NmfNoise`: V = WH fitted to P, the noise model of AV-UDiffSE (Ayilo, Sadeghi, Serizel and
@@ -26,7 +26,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from davss.diffusion.coloured import QUANTILE, quiet_level, sounding
+from davss.diffusion.coloured import QUANTILE, quiet_level, sounding, variance
 from davss.posterior import spectrum
 from davss.posterior.spectrum import inverse_stft
 
@@ -91,7 +91,7 @@ class GaussianNoise:
         power = self.evidence.power(residual, sigma)
         # The residual is the mixture without some speech, so more noise than the mixture shows is
         # speech in the wrong place.
-        trust = self.evidence.trust(sigma)
+        trust = self.evidence.trust(sigma).mean(dim=-1, keepdim=True)
         level = quiet_level(power, self.evidence.sounding, QUANTILE, trust)
         self.v = level.clamp_min(FLOOR).minimum(self.evidence.blind)
         return wiener(u, sigma, self.variance, self.evidence.n_fft)
@@ -118,9 +118,9 @@ class Evidence:
         self.blind = quiet_level((power / self.scale).clamp_min(FLOOR), self.sounding, QUANTILE)
 
     def trust(self, sigma: Tensor) -> Tensor:
-        """η (B, F, 1) at noise levels sigma (B,)."""
+        """η (B, F, 1 or N) at noise levels sigma, as `wiener` takes them."""
         level = self.scale * self.blind
-        return level / (level + sigma.to(level)[:, None, None].square())
+        return level / (level + variance(sigma.to(level), self.num_bins, self.num_frames))
 
     @torch.no_grad()
     def power(self, residual: Tensor, sigma: Tensor) -> Tensor:
@@ -165,10 +165,13 @@ def normalise(w: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
     return w / total, h * total.mT
 
 
-def wiener(u: Tensor, sigma: Tensor, variance: Tensor, n_fft: int) -> Tensor:
-    """Denoiser (B, T) of a source of STFT variance (B, F, N or 1): u (B, T), sigma (B,)."""
-    gain = variance / (variance + sigma.to(u)[:, None, None].square())
-    return inverse_stft(gain * stft(u, n_fft), n_fft, n_fft // 4, u.shape[-1])
+def wiener(u: Tensor, sigma: Tensor, expected: Tensor, n_fft: int) -> Tensor:
+    """Denoiser (B, T) of a source of STFT variance (B, F, N or 1): u (B, T), sigma (B,) or the
+    variances of noise that is coloured, (B, F', N') on any grid.
+    """
+    z = stft(u, n_fft)
+    gain = expected / (expected + variance(sigma.to(u), *z.shape[1:]))
+    return inverse_stft(gain * z, n_fft, n_fft // 4, u.shape[-1])
 
 
 def stft(signal: Tensor, n_fft: int) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from davss.config import DapsConfig, DpsConfig, SamplerConfig, UdiffseConfig, changed
 from davss.posterior.daps import daps
 from davss.posterior.dps import dps
+from davss.posterior.mean_field import mean_field
 from davss.posterior.pseudo import pseudo
 from davss.posterior.steps import Callback, Denoise
 from davss.posterior.udiffse import udiffse
@@ -21,6 +22,7 @@ SAMPLERS: dict[str, Callable[..., Tensor]] = {
     "daps": daps,
     "pseudo": pseudo,
     "udiffse": udiffse,
+    "mean_field": mean_field,
 }
 GRADIENT_SAMPLERS = {"dps"}  # the others never differentiate a network
 

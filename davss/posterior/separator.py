@@ -19,7 +19,7 @@ from torch import Tensor
 
 from davss.config import PRESETS, NoiseModel, SamplerConfig, SeparationConfig, changed
 from davss.diffusion.guidance import GuidedSpeech
-from davss.diffusion.prior import NoisePrior, SpeechPrior, load_prior
+from davss.diffusion.prior import COLOURED, NoisePrior, SpeechPrior, load_prior
 from davss.errors import DavssError
 from davss.media import FPS
 from davss.media.resampling import resample
@@ -27,6 +27,7 @@ from davss.networks.cpu import keep_freed_memory
 from davss.networks.precision import resolve
 from davss.posterior.inputs import check_lips, check_mixture, count_speakers
 from davss.posterior.kept import Kept
+from davss.posterior.mean_field import expected_power
 from davss.posterior.noise_models import GaussianNoise, NmfNoise
 from davss.posterior.recordings import Excerpt, Outcome, Recordings, Separation, at_rate
 from davss.posterior.sampling import evaluations, generator, gentler, sample
@@ -76,7 +77,20 @@ class Separator:
             raise DavssError(
                 "sampler udiffse: it models the noise itself; give the noise model none"
             )
+        if self.sampler.name == "mean_field":
+            self._check_coloured()
         self.sample_rate = speech_prior.sample_rate
+
+    def _check_coloured(self) -> None:
+        """Whether the mean field can be computed with what there is."""
+        if self.noise_prior == "none":
+            raise DavssError("sampler mean_field: it needs a noise model; give another than none")
+        for prior in (self.speech_prior, self.noise_prior):
+            if not isinstance(prior, str) and not prior.info.training.get(COLOURED):
+                raise DavssError(
+                    f"sampler mean_field: the {prior.kind} prior was trained for white noise "
+                    "alone; choose another sampler, such as daps"
+                )
 
     def _own(self, prior: Prior) -> Prior:
         """A copy of a prior, made ready to compute."""
@@ -298,7 +312,8 @@ class Separator:
                 if noise_model is None:
                     return voices
                 residual = mixture - voices.detach().sum(dim=1)
-                noise = noise_model(u[:, -1], sigma, residual)
+                heard_in = sigma if sigma.ndim == 1 else expected_power(voices)
+                noise = noise_model(u[:, -1], heard_in, residual)
                 return torch.cat([voices, noise[:, None]], dim=1)
 
             yield denoise
@@ -320,4 +335,11 @@ class Separator:
 def at_samplers_level(denoise: Denoise, sigma_data: float) -> Denoise:
     """A denoiser of signals of RMS `sigma_data` as one of signals of the RMS that samplers know."""
     ratio = sigma_data / SIGMA_DATA
-    return denoise if ratio == 1 else lambda u, sigma: denoise(ratio * u, ratio * sigma) / ratio
+    if ratio == 1:
+        return denoise
+
+    def scaled(u: Tensor, sigma: Tensor) -> Tensor:
+        power = 1 if sigma.ndim == 1 else 2  # levels, or variances
+        return denoise(ratio * u, ratio**power * sigma) / ratio
+
+    return scaled
