@@ -218,6 +218,7 @@ PRESETS["small16"] = DapsConfig(
     rho=3.0,
     guidance_weight=0.0,
 )
+PRESETS["direct"] = MeanFieldConfig()
 
 
 @_settings

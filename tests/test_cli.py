@@ -282,7 +282,7 @@ def test_help_names_the_presets_own_values(command, capsys):
     fast, paper = PRESETS["fast"], PRESETS["paper"]
     assert f"[fast {fast.num_steps}, paper {paper.num_steps}, small " in text
     assert "else fast)" in text and "(default: None)" not in text
-    assert "--name {dps,daps,pseudo,udiffse}" in text
+    assert "--name {dps,daps,pseudo,udiffse,mean_field}" in text
 
 
 def test_a_file_in_the_way_is_noticed_before_the_work(folder, tmp_path, capsys):

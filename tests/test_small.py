@@ -131,7 +131,7 @@ def test_the_preset_follows_the_speech_prior(folder, monkeypatch):
         ("--noise-prior nmf", "small"),
         ("--preset paper", "paper"),
         ("--speech-prior other", "fast"),
-        ("--speech-prior small16-speech", "small16"),
+        ("--speech-prior small16-speech", "direct"),
     ):
         main(f"separate mix.wav --out out {flags}".split())
         assert received["sampler"] == PRESETS[preset]

@@ -47,19 +47,20 @@ def mean_field(
     quiet = quiet_level(power, sounding(power), QUANTILE).expand_as(power)
     # at first every speaker has an equal part of what is not quiet
     found = (power - quiet).clamp_min(0) / max(speakers, 1)
-    voices = found[:, None].expand(-1, speakers, -1, -1)
+    voices = found[:, None].repeat(1, speakers, 1, 1)
     for step in range(config.num_steps):
         others = voices.sum(dim=1, keepdim=True) - voices
         denoised = denoise(u, quiet[:, None] + others)  # (34)
-        voices = torch.stack([expected_power(denoised[:, k : k + 1]) for k in range(speakers)], 1)
+        for k in range(speakers):
+            voices[:, k] = expected_power(denoised[:, k])
         sources = share_out(denoised, mixture)  # (36)
         watch(Level(step, 0.0, 0.0, 0.0), u, denoised, denoised - u, sources - denoised)
     return sources
 
 
-def expected_power(voices: Tensor) -> Tensor:
-    """E|Σ x|² (B, F, N) of sources that are estimated as voices (B, K, T), (35)."""
-    power = _power(voices).sum(dim=1)
+def expected_power(estimate: Tensor) -> Tensor:
+    """E|x|² (B, F, N) of what is estimated, (B, T), (35)."""
+    power = _power(estimate)
     return F.avg_pool2d(power, (1, FRAMES), 1, (0, FRAMES // 2), count_include_pad=False)
 
 

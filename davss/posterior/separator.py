@@ -312,7 +312,7 @@ class Separator:
                 if noise_model is None:
                     return voices
                 residual = mixture - voices.detach().sum(dim=1)
-                heard_in = sigma if sigma.ndim == 1 else expected_power(voices)
+                heard_in = sigma if sigma.ndim == 1 else expected_power(voices.sum(dim=1))
                 noise = noise_model(u[:, -1], heard_in, residual)
                 return torch.cat([voices, noise[:, None]], dim=1)
 

@@ -116,3 +116,21 @@ def test_a_prior_trained_without_spectra_takes_none():
     with pytest.raises(DavssError, match="trained without spectra"):
         make_noise_prior()(u, sigma, spectrum=torch.ones(1, 32))
     assert make_noise_prior().of_recording(u)(u, sigma).shape == u.shape
+
+
+def test_coloured_noise_meets_its_wiener_filter():
+    """On a grid of its own, and white noise given as variances is white noise."""
+    prior, u = make_coloured(), torch.randn(2, T)
+    variance = 0.01 * torch.rand(2, 40, 1).expand(-1, -1, 30)
+    spectrum = torch.full((2, prior.network.num_bins), 0.02)
+    grid = coloured.variance(variance, prior.network.num_bins, 1)[:, None]
+    torch.testing.assert_close(grid[:, 0, [0, -1]], variance[:, [0, -1], :1])
+    expected = prior.network.istft(0.02 / (0.02 + grid) * prior.network.stft(u), T)
+    torch.testing.assert_close(prior(u, variance, spectrum=spectrum), expected)
+
+    prior, sigma = make_coloured(0.1), torch.tensor([0.05, 0.2])
+    white = sigma.square()[:, None, None].expand(-1, 40, 30)
+    torch.testing.assert_close(
+        prior(u, white, spectrum=spectrum), prior(u, sigma, spectrum=spectrum)
+    )
+    torch.testing.assert_close(prior(u, white), prior(u, sigma))
