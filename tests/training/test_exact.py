@@ -50,7 +50,7 @@ def stops_after(count: int):
     return lambda: next(calls) >= count
 
 
-@pytest.mark.parametrize("max_batch", [None, 3])
+@pytest.mark.parametrize("max_batch", [pytest.param(None, marks=pytest.mark.slow), 3])
 def test_bit_equal_after_any_interruption(project, monkeypatch, losses, max_batch):
     write_corpus("voxceleb2", True, monkeypatch)
     write_params(project, max_batch_per_worker=max_batch, total_samples=32)
