@@ -34,6 +34,7 @@ SPEECH_CORPUS: Corpus = "voxceleb2"  # the one with lips
 NoiseModel = Literal["nmf", "gaussian", "none"]  # those that are not trained
 ExperimentName = Literal["noise_models", "lips", "conditions", "cost", "quality"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Precision = Literal["auto", "float32", "bfloat16"]  # auto: bfloat16 on GPUs that have it
 
@@ -246,15 +247,23 @@ class AugmentConfig:
 
 
 @_settings
-class NegativesConfig:
-    """Single sounds of the other kind, of which a prior learns to leave silence; beyond the paper
-    (docs/method.md §2.2).
-    """
+class ForeignConfig:
+    """Single sounds of the other kind in training; beyond the paper (docs/method.md §2.2, §2.3)."""
 
     corpus: str | None = None  # data/shards/NAME
-    fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the items of a run
-    sigma: tuple[Positive, Positive] = (0.02, 0.6)  # noise levels, lowest and highest
     augment: AugmentConfig = AugmentConfig()  # of their crops
+    negatives: Share = 0.0  # of the items are foreign sounds, to be silenced,
+    sigma: tuple[Positive, Positive] = (0.02, 0.6)  # at white noise levels between these
+    splices: Share = 0.0  # of the items are half foreign, side by side
+    coloured: Fraction = 0.0  # of the items are heard in noise with the spectrum of a sound,
+    own: Fraction = 0.0  # as many of these with that of an own one,
+    snr_db: tuple[float, float] = (-10.0, 20.0)  # sigma_data over that noise
+    quiet: Fraction = 0.0  # of these a prior is told what is stationary of the recording alone
+
+    @property
+    def is_used(self) -> bool:
+        """Whether any item needs a foreign sound."""
+        return self.negatives + self.splices + self.coloured > 0
 
 
 @_settings
@@ -295,9 +304,9 @@ class TrainingConfig:
     loader_workers: Annotated[int, Field(ge=0)] = 2
     shuffle_buffer: Count = 100_000  # clips that are shuffled among each other, about
     augment: AugmentConfig = AugmentConfig()
-    negatives: NegativesConfig = NegativesConfig()
+    foreign: ForeignConfig = ForeignConfig()
     audio_only_corpus: str | None = None  # data/shards/NAME: speech without lips, mixed in
-    audio_only_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the clips of a run
+    audio_only_fraction: Share = 0.0  # of the clips of a run
     precision: Precision = "auto"
     compile: bool = False  # torch.compile of the network: a minute or two, then faster
     hang_factor: NonNegative = 50.0  # a step that takes so many median steps hangs (0: never)

@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from davss.diffusion.prior import save_prior
+from davss.diffusion.prior import COLOURED, save_prior
 from davss.errors import DavssError
 from davss.storage import publish
 from davss.training import checkpoint, ema, launch, tracking
@@ -82,6 +82,8 @@ def export(job: TrainingJob, saved: dict[str, Any]) -> None:
     average.load_state_dict(saved["ema"])
     average.copy_to(prior)
     provenance = {"run": job.state.name, "samples_seen": saved["samples_seen"]}
+    if job.config.training.foreign.coloured:
+        provenance[COLOURED] = True
     prior.info = replace(prior.info, training=provenance | job.tracking.settings)
     published = Path("data/priors") / job.name
     save_prior(prior.eval(), published)

@@ -60,16 +60,18 @@ def make_job(name: str, params: Path, mode: str) -> TrainingJob:
     shards = training_shards(
         manifests, shards_in, "train", crop_samples=crop_samples, sample_rate=sample_rate
     )
-    negatives = training.negatives
+    foreign = training.foreign
+    if foreign.coloured and not prior_config.network.coloured:
+        raise DavssError(f"{section_of(name)}.training.foreign.coloured: needs network.coloured")
     audio_only = _further_shards(
-        "audio_only",
+        "audio_only_corpus",
         training.audio_only_corpus,
-        training.audio_only_fraction,
+        training.audio_only_fraction > 0,
         crop_samples,
         sample_rate,
     )
-    foreign = _further_shards(
-        "negatives.", negatives.corpus, negatives.fraction, crop_samples, sample_rate
+    others = _further_shards(
+        "foreign.corpus", foreign.corpus, foreign.is_used, crop_samples, sample_rate
     )
     reader = ShardReader(manifests, shards_in, "valid")
     encoder = _visual_encoder(manifests, reader) if speech else None
@@ -103,9 +105,9 @@ def make_job(name: str, params: Path, mode: str) -> TrainingJob:
             sigma_data=diffusion.sigma_data,
             audio_only=audio_only,
             audio_only_fraction=training.audio_only_fraction,
-            negatives=foreign,
-            negatives_fraction=negatives.fraction,
-            negatives_augment=negatives.augment,
+            foreign=others,
+            foreign_augment=foreign.augment,
+            foreign_own=foreign.own,
             augment=training.augment,
         ),
         validation_clips=partial(
@@ -209,14 +211,13 @@ def _manifests(corpus: str) -> Path:
 
 
 def _further_shards(
-    use: str, corpus: str | None, fraction: float, crop_samples: int, sample_rate: int
+    setting: str, corpus: str | None, is_used: bool, crop_samples: int, sample_rate: int
 ) -> list[loader.Shard]:
-    """The shards of clips that are mixed in for `use`, the beginning of its settings' names."""
-    if not fraction:
+    """The shards of a further corpus, where a run uses one; `setting` names it."""
+    if not is_used:
         return []
     if corpus is None:
-        name = f"training.{use}" + ("" if use.endswith(".") else "_")
-        raise DavssError(f"{name}fraction: set {name}corpus too, or leave it at 0")
+        raise DavssError(f"training.{setting}: name the corpus, or leave its fractions at 0")
     return training_shards(
         _manifests(corpus),
         shard_store(),
@@ -260,7 +261,7 @@ def _data_digests(
         split: pandas.read_parquet(manifests / f"{split}.parquet")["sha256"].tolist()
         for split in ("train", "valid")
     }
-    further = {"audio_only": training.audio_only_corpus, "negatives": training.negatives.corpus}
+    further = {"audio_only": training.audio_only_corpus, "foreign": training.foreign.corpus}
     for use, corpus in further.items():
         if corpus is not None:
             manifest = pandas.read_parquet(_manifests(corpus) / "train.parquet")

@@ -123,19 +123,30 @@ def quiet_level(
     return lowest / (-math.log1p(-quantile)) ** exponent
 
 
-def uncertain_spectrum(network: NCSNpp, signal: Tensor, uniforms: Tensor) -> Tensor:
-    """S (B, F) as a separator might know it: half of the time blind, and with smooth errors.
+def smooth(power: Tensor, frames: int, bins: int = 1) -> Tensor:
+    """Means of power (…, F, N) over so many frames and bins, odd numbers, or the next ones."""
+    ahead, below = frames // 2, bins // 2
+    kernel = (2 * below + 1, 2 * ahead + 1)
+    channel = power.unsqueeze(-3)
+    return F.avg_pool2d(channel, kernel, 1, (below, ahead), count_include_pad=False).squeeze(-3)
 
-    signal: (B, T); uniforms: (B,) in [0, 1), float64, from which all errors are drawn.
+
+def uncertain_spectrum(
+    network: NCSNpp, signal: Tensor, recording: Tensor, uniforms: Tensor
+) -> Tensor:
+    """S (B, F) of signals (B, T) as a separator might know it: half of the time what is stationary
+    of a recording (B, T), and with smooth errors.
+
+    uniforms: (B,) in [0, 1), float64, from which all errors are drawn.
     """
-    spectra = torch.where(
-        (uniforms < 0.5)[:, None], blind_spectrum(network, signal), own_spectrum(network, signal)
-    )
-    errors = [_error(float(uniform), spectra.shape[1]) for uniform in uniforms]
+    blind, own = blind_spectrum(network, recording), own_spectrum(network, signal)
+    spectra = torch.where((uniforms < 0.5)[:, None], blind, own)
+    errors = [spectral_errors(uniform, spectra.shape[1]) for uniform in uniforms.tolist()]
     return spectra * 10 ** (torch.stack(errors).to(spectra) / 10)
 
 
-def _error(uniform: float, num_bins: int) -> Tensor:
+def spectral_errors(uniform: float, num_bins: int) -> Tensor:
+    """Errors (F,) in dB of what is known of a spectrum, drawn from one number."""
     generator = torch.Generator().manual_seed(int(uniform * 2**53))
     level, knots, bins = torch.randn(1 + KNOTS + num_bins, generator=generator).split(
         [1, KNOTS, num_bins]

@@ -8,11 +8,14 @@ import math
 import torch
 from torch import Tensor
 
-from davss.config import DiffusionConfig, NegativesConfig
+from davss.config import DiffusionConfig, ForeignConfig
 from davss.diffusion.coloured import own_spectrum, uncertain_spectrum, wiener_error
 from davss.diffusion.denoiser import Denoiser, c_out
+from davss.diffusion.hearing import expected_error, hear
 from davss.diffusion.prior import NoisePrior
 from davss.diffusion.schedule import warp
+
+LARGE = 3.0
 
 
 def noise_levels(uniforms: Tensor, config: DiffusionConfig) -> Tensor:
@@ -30,17 +33,6 @@ def noise_levels(uniforms: Tensor, config: DiffusionConfig) -> Tensor:
     return (mean + deviation * torch.special.ndtri(fraction)).exp()
 
 
-def rejection_loss(denoised: Tensor, foreign: Tensor, sigma: Tensor) -> Tensor:
-    """Half the power of what a denoiser keeps of foreign sounds, per item (B,), over the error of
-    a Wiener filter for white noise of their power w: mean(D²) / (2 w σ²/(w + σ²)).
-
-    foreign, denoised: (B, T); sigma: (B,). So it weighs about as much as the usual loss.
-    """
-    power, noise = foreign.square().mean(dim=1), sigma.square()
-    error = power * noise / (power + noise) + 1e-12
-    return denoised.square().mean(dim=1) / (2 * error)
-
-
 def training_loss(
     prior: Denoiser,
     clean: Tensor,
@@ -49,38 +41,47 @@ def training_loss(
     config: DiffusionConfig,
     noise: Tensor,
     uniforms: Tensor,
-    hosts: Tensor | None = None,
-    negatives: NegativesConfig = NegativesConfig(),  # noqa: B008 (frozen)
-) -> tuple[Tensor, Tensor]:
-    """Loss (B,) at random noise levels σ (B,), lips dropped for guidance: clean (B, T), lips (B,
-    V, D), has_lips (B,) bool.
+    foreign: Tensor | None = None,
+    uses: ForeignConfig = ForeignConfig(),  # noqa: B008 (frozen)
+) -> Tensor:
+    """Loss (B,) at random noise levels σ, lips dropped for guidance: clean (B, T), lips (B, V, D),
+    has_lips (B,) bool.
 
     The draws are given: noise (B, T) standard normal; uniforms (B, 3) in [0, 1), float64: for σ,
-    for the lips, and for the errors of spectra. hosts: (B, T) signals of the prior's own kind, to
-    which lips and spectra belong; an item of `clean` that is not its host is a foreign sound, of
-    which the prior is to leave silence (docs/method.md §2.2).
+    for the lips, and for the rest. foreign: (B, 2, T) sounds of the other kind, used as `uses`
+    says (docs/method.md §2.2, §2.3).
     """
-    sigma = noise_levels(uniforms[:, 0], config)
-    foreign = None
-    if hosts is not None:
-        foreign = (clean != hosts).any(dim=1)
-        low, high = negatives.sigma
-        sigma = torch.where(foreign, low * (high / low) ** uniforms[:, 0], sigma)
-    sigma = sigma.to(clean)
-    noisy = clean + sigma[:, None] * noise
-    if isinstance(prior, NoisePrior) and prior.network.coloured:
-        own = clean if hosts is None else hosts
-        spectrum = uncertain_spectrum(prior.network, own, uniforms[:, 2])
-        denoised = prior(noisy, sigma, spectrum=spectrum)
-        expected = wiener_error(own_spectrum(prior.network, own), sigma)
+    sigma = noise_levels(uniforms[:, 0], config).to(clean)
+    own, noisy, level, recording = clean, clean + sigma[:, None] * noise, sigma, clean
+    if foreign is not None:
+        heard = hear(clean, foreign, noise, uniforms[:, 2], sigma, uses, config.sigma_data)
+        own, noisy = heard.own, heard.noisy
+        level = heard.told if prior.network.coloured else heard.told[:, 0, 0].sqrt()
+        recording = torch.where(heard.is_coloured[:, None], noisy, clean)
+    if _knows_spectrum(prior):
+        spectrum = uncertain_spectrum(prior.network, clean, recording, uniforms[:, 2])
+        denoised = prior(noisy, level, spectrum=spectrum)
     else:
         if lips is not None:
             keep = uniforms[:, 1] >= config.lips_dropout
             has_lips = keep if has_lips is None else keep & has_lips
         modulations = None if lips is None else prior.condition(lips, clean.shape[-1], has_lips)
-        denoised = prior(noisy, sigma, modulations)
-        expected = c_out(sigma, config.sigma_data).square()
-    loss = (denoised - clean).square().mean(dim=1) / expected
+        denoised = prior(noisy, level, modulations)
+    error = (denoised - own).square().mean(dim=1)
     if foreign is not None:
-        loss = torch.where(foreign, rejection_loss(denoised, clean, sigma), loss)
-    return loss, sigma
+        return _tempered(error / expected_error(heard, config.sigma_data))
+    if _knows_spectrum(prior):
+        return error / wiener_error(own_spectrum(prior.network, clean), sigma)
+    return error / c_out(sigma, config.sigma_data).square()
+
+
+def _knows_spectrum(prior: Denoiser) -> bool:
+    return isinstance(prior, NoisePrior) and prior.network.coloured
+
+
+def _tempered(loss: Tensor) -> Tensor:
+    """Logarithmic above LARGE: few items, of which the prior was told what is not so, outweigh no
+    others.
+    """
+    excess = (loss / LARGE).clamp_min(1.0)
+    return torch.where(loss < LARGE, loss, LARGE * (1 + excess.log()))

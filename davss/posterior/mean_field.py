@@ -15,15 +15,14 @@ F bins · N frames. Numbers in brackets are equations of docs/method.md §5.4.
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from davss.config import MeanFieldConfig
-from davss.diffusion.coloured import QUANTILE, quiet_level, sounding
-from davss.posterior import spectrum
+from davss.diffusion.coloured import QUANTILE, quiet_level, smooth, sounding
+from davss.diffusion.hearing import HOP, N_FFT
+from davss.networks import spectrum
 from davss.posterior.steps import Callback, Denoise, Level, Watch, share_out
 
-N_FFT, HOP = 512, 128
 FRAMES = 5  # over which the power of an estimate is averaged
 
 
@@ -60,8 +59,7 @@ def mean_field(
 
 def expected_power(estimate: Tensor) -> Tensor:
     """E|x|² (B, F, N) of what is estimated, (B, T), (35)."""
-    power = _power(estimate)
-    return F.avg_pool2d(power, (1, FRAMES), 1, (0, FRAMES // 2), count_include_pad=False)
+    return smooth(_power(estimate), FRAMES)
 
 
 def _power(signal: Tensor) -> Tensor:

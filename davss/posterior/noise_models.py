@@ -27,8 +27,8 @@ import torch
 from torch import Tensor
 
 from davss.diffusion.coloured import QUANTILE, quiet_level, sounding, variance
-from davss.posterior import spectrum
-from davss.posterior.spectrum import inverse_stft
+from davss.networks import spectrum
+from davss.networks.spectrum import inverse_stft
 
 WINDOW_SECONDS = 0.032
 RANK = 4  # components of NMF

@@ -30,7 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from davss.posterior import spectrum
+from davss.networks import spectrum
 from davss.posterior.steps import SIGMA_DATA, Denoise, without_gradient
 
 Variance = float | Tensor  # one number for all, or one per source and bin, (B, M, F, N)

@@ -6,7 +6,7 @@ Shapes: S draws · B batch · M sources · T samples · F bins · N frames.
 import torch
 from torch import Tensor
 
-from davss.posterior.spectrum import stft
+from davss.networks.spectrum import stft
 
 WINDOW_SECONDS, HOP_SECONDS = 0.032, 0.008  # five frames to a video frame
 

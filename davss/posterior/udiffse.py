@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from davss.config import UdiffseConfig
+from davss.networks.spectrum import inverse_stft
 from davss.posterior.noise_models import (
     FLOOR,
     SILENCE,
@@ -25,7 +26,6 @@ from davss.posterior.noise_models import (
     stft,
     uniform,
 )
-from davss.posterior.spectrum import inverse_stft
 from davss.posterior.steps import (
     Callback,
     Denoise,

@@ -30,13 +30,13 @@ from davss.shards.order import Order
 from davss.shards.reader import read_clips_manifest, read_shards_manifest, sample_of
 from davss.storage import Store, open_store
 
-_MAIN, _AUDIO_ONLY, _NEGATIVES = 0, 1, 2  # streams of clips, each with its own order
+_MAIN, _AUDIO_ONLY, _FOREIGN = 0, 1, 2  # streams of clips, each with its own order
 
 
 class Batch(NamedTuple):
     """Crops: audio (B, T), lips (B, V, D) or None, has_lips (B,) bool; and the draws for the loss:
-    noise (B, T) standard normal, uniforms (B, 3) float64. Where some items are foreign sounds,
-    hosts (B, T) has the crops that they took the place of, and the others as they are.
+    noise (B, T) standard normal, uniforms (B, 3) float64. foreign: (B, 2, T) or None, two sounds
+    of the other kind beside each.
     """
 
     audio: torch.Tensor
@@ -45,7 +45,7 @@ class Batch(NamedTuple):
     keys: list[str]
     noise: torch.Tensor
     uniforms: torch.Tensor
-    hosts: torch.Tensor | None = None
+    foreign: torch.Tensor | None = None
 
 
 class Shard(NamedTuple):
@@ -113,29 +113,30 @@ def training_loader(
     audio_only: Sequence[Shard] = (),
     audio_only_fraction: float = 0.0,
     augment: AugmentConfig | None = None,
-    negatives: Sequence[Shard] = (),
-    negatives_fraction: float = 0.0,
-    negatives_augment: AugmentConfig | None = None,
+    foreign: Sequence[Shard] = (),
+    foreign_augment: AugmentConfig | None = None,
+    foreign_own: float = 0.0,
 ) -> Iterator[Batch]:
     """Endless batches of random crops (B, T), with lips (B, V, D) where clips have them.
 
     `batch_size` is that of all ranks together; this rank gets its share of it (`shares`), in parts
     of at most `max_batch`. Of the items a fraction comes from the shards `audio_only`, without
-    their lips; `augment` varies the crops of the others. In a fraction of all items the sound is
-    one of the shards `negatives`, and its lips and host are another's. The whole clip is scaled to
-    RMS sigma_data times a gain drawn uniformly in dB from `gain_db` (docs/method.md §2). Raises
-    DavssError when a shard is missing or damaged, or a clip is shorter than the crop.
+    their lips; `augment` varies the crops of the others. Of the shards `foreign` each item has two
+    more crops, varied by `foreign_augment`; the second is `foreign_own` of the time one of its own
+    kind. The whole clip is scaled to RMS sigma_data times a gain drawn uniformly in dB from
+    `gain_db` (docs/method.md §2). Raises DavssError when a shard is missing or damaged, or a clip
+    is shorter than the crop.
     """
     crops = _Crops(crop_samples, sample_rate, (gain_db[0], gain_db[1]), sigma_data)
     streams = [_stream(shards, shuffle_buffer, seed, _MAIN)]
     if audio_only_fraction:
         streams.append(_stream(audio_only, shuffle_buffer, seed, _AUDIO_ONLY))
-    foreign = None
-    if negatives_fraction:
-        stream = _stream(negatives, shuffle_buffer, seed, _NEGATIVES)
-        foreign = _Negatives(stream, negatives_fraction, _unless_none(negatives_augment))
+    beside = None
+    if foreign:
+        stream = _stream(foreign, shuffle_buffer, seed, _FOREIGN)
+        beside = _Foreign(stream, _unless_none(foreign_augment), foreign_own)
     place = shares(batch_size, world_size)[rank]
-    items = _Items(streams, audio_only_fraction, crops, seed, _unless_none(augment), foreign)
+    items = _Items(streams, audio_only_fraction, crops, seed, _unless_none(augment), beside)
     dataset = _Batches(items, micro_batches(place, max_batch), batch_size, samples_seen)
     loader = DataLoader(
         dataset, batch_size=None, num_workers=num_workers, pin_memory=torch.cuda.is_available()
@@ -228,18 +229,21 @@ def _stream(shards: Sequence[Shard], shuffle_buffer: int, seed: int, number: int
     return _Stream(shards, Order(counts, shuffle_buffer, seed, number))
 
 
-@dataclass(frozen=True)
-class _Negatives:
-    """Foreign sounds that take the place of a fraction of the items."""
+class _Foreign(NamedTuple):
+    """Sounds of the other kind that items are given besides."""
 
     stream: _Stream
-    fraction: float
     augment: AugmentConfig | None
+    own: float
 
-    def number(self, position: int) -> int | None:
-        """Which of them item `position` is, if it is one."""
-        before = math.floor(position * self.fraction)
-        return before if math.floor((position + 1) * self.fraction) > before else None
+
+class _Item(NamedTuple):
+    """A crop, noise (T,) and uniforms (3,) for its loss, and sounds (2, T) of the other kind."""
+
+    clip: Clip
+    noise: np.ndarray
+    uniforms: np.ndarray
+    foreign: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -251,12 +255,10 @@ class _Items:
     crops: _Crops
     seed: int
     augment: AugmentConfig | None = None
-    negatives: _Negatives | None = None
+    foreign: _Foreign | None = None
 
-    def __call__(self, position: int) -> tuple[Clip, np.ndarray, torch.Tensor, np.ndarray]:
-        """Crop, the sound (T,) that is given as it, noise (T,) and uniforms (3,) of item
-        `position`.
-        """
+    def __call__(self, position: int) -> _Item:
+        """Item `position`."""
         rng = np.random.default_rng((self.seed, position))
         before = math.floor(position * self.audio_only_fraction)
         is_extra = math.floor((position + 1) * self.audio_only_fraction) > before
@@ -267,12 +269,22 @@ class _Items:
             clip = replace(clip, lips=None)
         uniforms = rng.uniform(size=3)
         noise = rng.standard_normal(self.crops.crop_samples, dtype=np.float32)
-        sound = clip.audio
-        if self.negatives and (number := self.negatives.number(position)) is not None:
-            stream = self.negatives.stream
-            sample = stream.sample(stream.order.locate(number))
-            sound = self._clip(sample, stream, self.negatives.augment, rng).audio
-        return clip, sound, torch.from_numpy(noise), uniforms
+        return _Item(clip, noise, uniforms, self._beside(position, rng))
+
+    def _beside(self, position: int, rng: np.random.Generator) -> np.ndarray | None:
+        """Two foreign sounds (2, T), the second of which may be one of the item's own kind."""
+        if self.foreign is None:
+            return None
+        stream, augment, own = self.foreign
+        sounds = []
+        for number in (2 * position, 2 * position + 1):
+            place = stream.order.locate(number)
+            sounds.append(self._clip(stream.sample(place), stream, augment, rng).audio)
+        if rng.uniform() < own:
+            stream = self.streams[_MAIN]
+            sample = stream.sample(stream.order.any(rng))
+            sounds[1] = self._clip(sample, stream, self.augment, rng).audio
+        return np.stack(sounds)
 
     def _clip(
         self,
@@ -335,11 +347,12 @@ class _Batches(IterableDataset):
             yield str(error)
 
     def _batch(self, positions: list[int]) -> Batch:
-        clips, sounds, noises, uniforms = zip(*map(self.items, positions), strict=True)
-        batch = collate(clips, torch.stack(noises), torch.from_numpy(np.stack(uniforms)))
-        if self.items.negatives is None:
+        clips, noises, uniforms, foreign = zip(*map(self.items, positions), strict=True)
+        noise = torch.from_numpy(np.stack(noises))
+        batch = collate(clips, noise, torch.from_numpy(np.stack(uniforms)))
+        if self.items.foreign is None:
             return batch
-        return batch._replace(audio=torch.from_numpy(np.stack(sounds)), hosts=batch.audio)
+        return batch._replace(foreign=torch.from_numpy(np.stack(foreign)))
 
 
 def collate(clips: Sequence[Clip], noise: torch.Tensor, uniforms: torch.Tensor) -> Batch:

@@ -23,7 +23,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from davss.config import DiffusionConfig, NegativesConfig, TrainingConfig
+from davss.config import DiffusionConfig, ForeignConfig, TrainingConfig
 from davss.diffusion.denoiser import Denoiser
 from davss.diffusion.loss import training_loss
 from davss.errors import DavssError
@@ -46,17 +46,17 @@ class Objective(nn.Module):
         prior: Denoiser,
         config: DiffusionConfig,
         precision: torch.dtype = torch.float32,
-        negatives: NegativesConfig = NegativesConfig(),  # noqa: B008 (frozen)
+        foreign: ForeignConfig = ForeignConfig(),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__()
         self.prior, self.config, self.precision = prior, config, precision
-        self.negatives = negatives
+        self.foreign = foreign
 
     def forward(self, batch: Batch) -> Tensor:
         """Sum of the losses of a batch, ()."""
         reduced = self.precision != torch.float32
         with torch.autocast(batch.audio.device.type, self.precision, enabled=reduced):
-            loss, _ = training_loss(
+            loss = training_loss(
                 self.prior,
                 batch.audio,
                 batch.lips,
@@ -64,8 +64,8 @@ class Objective(nn.Module):
                 self.config,
                 batch.noise,
                 batch.uniforms,
-                batch.hosts,
-                self.negatives,
+                batch.foreign,
+                self.foreign,
             )
         return loss.sum()
 
@@ -175,7 +175,7 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
         keys=batch.keys,
         noise=batch.noise.to(device, non_blocking=True),
         uniforms=batch.uniforms.to(device, non_blocking=True),
-        hosts=None if batch.hosts is None else batch.hosts.to(device, non_blocking=True),
+        foreign=None if batch.foreign is None else batch.foreign.to(device, non_blocking=True),
     )
 
 
@@ -199,7 +199,7 @@ def _objective(job: TrainingJob, state: TrainingState, worker: Worker) -> nn.Mod
         state.prior.compile()
     precision = resolve(config.precision, worker.device)
     assert isinstance(state.prior, Denoiser)
-    objective = Objective(state.prior, job.config.diffusion, precision, config.negatives)
+    objective = Objective(state.prior, job.config.diffusion, precision, config.foreign)
     return DistributedDataParallel(objective) if worker.world_size > 1 else objective
 
 

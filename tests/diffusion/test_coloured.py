@@ -87,7 +87,7 @@ def test_the_loss_without_its_network_is_that_of_the_wiener_filter():
     noise = 0.05 * coloured_noise(torch.linspace(2, 0.05, T // 2 + 1) ** 2, 64)
     uniforms = torch.rand(64, 3, dtype=torch.float64)
     uniforms[:, 0] = 0.5
-    loss, _ = training_loss(
+    loss = training_loss(
         prior, noise, None, None, INFO.diffusion, torch.randn_like(noise), uniforms
     )
     assert 0.9 < loss.mean() < 1.5
@@ -96,8 +96,8 @@ def test_the_loss_without_its_network_is_that_of_the_wiener_filter():
 def test_errors_of_spectra_are_a_function_of_the_draw_alone():
     network, noise = make_coloured().network, torch.randn(3, T)
     uniforms = torch.tensor([0.7, 0.2, 0.7], dtype=torch.float64)
-    spectra = coloured.uncertain_spectrum(network, noise, uniforms)
-    alone = coloured.uncertain_spectrum(network, noise[2:], uniforms[2:])
+    spectra = coloured.uncertain_spectrum(network, noise, noise, uniforms)
+    alone = coloured.uncertain_spectrum(network, noise[2:], noise[2:], uniforms[2:])
     torch.testing.assert_close(spectra[2:], alone)
     ratio = 10 * torch.log10(spectra / coloured.own_spectrum(network, noise))
     torch.testing.assert_close(ratio[0], ratio[2], rtol=1e-4, atol=1e-4)

@@ -111,16 +111,20 @@ def test_mixed_with_clips_without_lips(corpus, tmp_path, monkeypatch):
     assert with_lips == [key for batch in plain for key in batch.keys]
 
 
-def test_negatives_take_the_place_of_sounds_and_leave_lips_and_hosts(corpus):
-    foreign = {"negatives": shards_of(corpus)[:1], "negatives_fraction": 0.4}
-    found, plain = (batches(corpus, 4, batch_size=10, **more) for more in (foreign, {}))
+def test_items_have_sounds_of_the_other_kind_beside_them(corpus):
+    shards = shards_of(corpus)
+    plain = batches(corpus, 4, batch_size=10)
+    found = batches(corpus, 4, batch_size=10, foreign=shards[:1])
+    assert same(plain, found)  # they change nothing else
     for batch, other in zip(found, plain, strict=True):
-        assert torch.equal(batch.hosts, other.audio) and torch.equal(batch.lips, other.lips)
-        assert torch.equal(batch.noise, other.noise) and other.hosts is None
-        changed = (batch.audio != batch.hosts).any(dim=1)
-        assert changed.sum() == 4 and batch.keys == other.keys
-    again = batches(corpus, 2, batch_size=10, samples_seen=20, **foreign)
-    assert same(found[2:], again)  # an item is a function of its number
+        assert torch.equal(batch.noise, other.noise) and other.foreign is None
+        assert batch.foreign.shape == (10, 2, CROP) and batch.keys == other.keys
+    again = batches(corpus, 2, batch_size=10, samples_seen=20, foreign=shards[:1])
+    mixed = batches(corpus, 4, batch_size=10, foreign=shards[:1], foreign_own=0.5)
+    for batch, other in zip(found[2:], again, strict=True):  # an item is a function of its number
+        assert torch.equal(batch.foreign, other.foreign)
+    own = torch.stack([(a.foreign != b.foreign).any(2) for a, b in zip(found, mixed, strict=True)])
+    assert not own[..., 0].any() and 10 < own[..., 1].sum() < 30
 
 
 def test_a_crop_is_the_part_of_the_whole(corpus):
