@@ -260,6 +260,13 @@ class ForeignConfig:
     snr_db: tuple[float, float] = (-10.0, 20.0)  # sigma_data over that noise
     quiet: Fraction = 0.0  # of these a prior is told what is stationary of the recording alone
 
+    @field_validator("splices")
+    @classmethod
+    def _some_are_own(cls, value: float, info: ValidationInfo) -> float:
+        if value + info.data.get("negatives", 0.0) >= 1:
+            raise ValueError("must leave items that are neither negatives nor splices")
+        return value
+
     @property
     def is_used(self) -> bool:
         """Whether any item needs a foreign sound."""

@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
-from davss.config import DiffusionConfig, ForeignConfig
+from davss.config import DiffusionConfig, ForeignConfig, parse
 from davss.diffusion.hearing import HOP, N_FFT, expected_error, hear
 from davss.diffusion.loss import training_loss
+from davss.errors import DavssError
 from davss.networks import spectrum
 
 SIZE, T, SIGMA_DATA = 64, 4000, 0.05
@@ -114,3 +115,8 @@ def test_silence_has_a_loss():
     heard = hear(**draws(), config=ForeignConfig(coloured=1.0), sigma_data=SIGMA_DATA)
     silent = heard._replace(sound=torch.zeros_like(heard.sound))
     assert (expected_error(silent, SIGMA_DATA) > 0).all()
+
+
+def test_some_items_are_own():
+    with pytest.raises(DavssError, match=r"splices' = 0.5: must leave items"):
+        parse(ForeignConfig, {"negatives": 0.5, "splices": 0.5}, "foreign")

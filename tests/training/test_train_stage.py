@@ -14,12 +14,12 @@ import psutil
 import pytest
 import torch
 
-from davss.diffusion.prior import load_prior
+from davss.diffusion.prior import COLOURED, load_prior
 from davss.errors import DavssError
 from davss.training import checkpoint, loop
 from davss.training.launch import MAX_FAILURES
 from pipelines import train_prior, training_job
-from tests.training.conftest import write_corpus, write_params
+from tests.training.conftest import PRIOR, write_corpus, write_params
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "pipelines.train_prior"]
@@ -92,6 +92,29 @@ def check_outputs(total: int) -> None:
     assert history.samples_seen.tolist() == [total // 2, total]
     wanted = {"train_loss", "grad_norm", "learning_rate", "valid_loss", "valid_loss_sigma_0.063"}
     assert wanted <= set(history.columns)
+
+
+def test_sounds_of_the_other_kind(project, monkeypatch):
+    """A noise prior that hears voices beside its own sounds, and coloured noise."""
+    write_corpus("wham", False, monkeypatch)
+    write_corpus("speech", False, monkeypatch)
+    foreign = {"corpus": "speech", "negatives": 0.2, "splices": 0.2, "coloured": 0.6, "own": 0.3}
+    params = write_params(project, foreign=foreign)
+    with pytest.raises(DavssError, match=r"^noise_prior.training.foreign.coloured: needs network"):
+        training_job.make_job("wham", params, "disabled")
+    network = {**PRIOR["network"], "spectral": True, "coloured": True}
+    monkeypatch.setitem(PRIOR, "network", network)
+    with pytest.raises(DavssError, match=r"^training.foreign.corpus: name the corpus"):
+        training_job.make_job(
+            "wham", write_params(project, foreign={**foreign, "corpus": None}), "disabled"
+        )
+    job = training_job.make_job("wham", write_params(project, foreign=foreign), "disabled")
+    assert loop.train(job)
+    train_prior.export(job, checkpoint.load_newest(job.checkpoints))
+    prior = load_prior("data/priors/wham")
+    assert prior.info.training[COLOURED] and prior.network.coloured
+    history = pandas.read_csv("data/training/wham/history.csv")
+    assert (history.train_loss < 10).all()
 
 
 def test_a_workers_error_is_one_line(project, monkeypatch):
