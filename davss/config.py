@@ -76,6 +76,8 @@ class SamplerConfig:
     """noise added back, spread over all steps; 10 to 30 calibrates dps"""
     compression: Annotated[float, Field(gt=0, le=1)] = 2 / 3
     """exponent of the magnitudes in the likelihood; only dps uses it for more than its trace"""
+    level: Positive = 1.0
+    """how loud the mixture is to the priors; 1: sources as loud as each other have RMS 0.05"""
     window_seconds: Positive = 4.0
     """longest stretch separated at once, in s; longer recordings are cut"""
     overlap_seconds: Positive = 0.5
@@ -167,6 +169,7 @@ class MeanFieldConfig(SamplerConfig):
     name: Literal["mean_field"] = "mean_field"
     num_steps: Count = 1
     guidance_weight: float = 0.0
+    level: Positive = 0.5
 
 
 SAMPLERS: dict[str, type[SamplerConfig]] = {

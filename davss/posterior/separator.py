@@ -276,7 +276,7 @@ class Separator:
         lips = [excerpt.lips for excerpt in excerpts if excerpt.lips is not None]
         seen = torch.stack(lips).to(self.device) if lips else None
         levels = torch.tensor([excerpt.level for excerpt in excerpts], device=self.device)[:, None]
-        scale = SIGMA_DATA * num_sources**0.5 / levels
+        scale = sampler.level * SIGMA_DATA * num_sources**0.5 / levels
         mixture = scale * mixture
         trace = Trace(sampler.num_steps, mixture.abs().amax(dim=1), callback)
         known, settled = scale[:, None] * known.to(self.device), settled.to(self.device)
