@@ -261,7 +261,8 @@ class ForeignConfig:
     coloured: Fraction = 0.0  # of the items are heard in noise with the spectrum of a sound,
     own: Fraction = 0.0  # as many of these with that of an own one,
     snr_db: tuple[float, float] = (-10.0, 20.0)  # sigma_data over that noise
-    quiet: Fraction = 0.0  # of these a prior is told what is stationary of the recording alone
+    quiet: Fraction = 0.0  # of these a prior is told what is stationary of the recording alone,
+    leaks: Fraction = 0.0  # of the rest also some of the power of its own sound
 
     @field_validator("splices")
     @classmethod

@@ -24,6 +24,7 @@ SILENT, STATIONARY, WITH_FLOOR = 0.06, 0.3, 0.3
 FRAMES, BINS = (5, 191), (1, 3, 5, 9)  # over which the power of a sound is averaged
 FLOOR_DB = (-40.0, -10.0)
 BLURRED, BLURS = 0.5, (3, 9, 31)  # what is told is often smoother than the noise, by these frames
+LEAK_DB, LEAK_FRAMES = (-25.0, -3.0), 5
 STRETCHES, BANDS, LOWEST_BAND = (2, 9), (2, 7), 4  # of splices
 
 
@@ -139,16 +140,16 @@ def _told(
     variance: Tensor, noisy: Tensor, own: Tensor, rng: np.random.Generator, config: ForeignConfig
 ) -> Tensor:
     """Variances (F, N) as a separator might know them: with errors; what is stationary of the
-    recording, whose power is `noisy` (F, N), instead; with a share of the power of `own` (F, N)
+    recording, whose power is `noisy` (F, N), instead; or with a share of the power of `own` (F, N)
     that it took for noise.
     """
-    told = variance
+    errors = 10 ** (spectral_errors(rng.uniform(), len(variance)).to(variance)[:, None] / 10)
     if rng.uniform() < config.quiet:
-        told = quiet_level(noisy, sounding(noisy), QUANTILE).expand_as(noisy)
-    elif rng.uniform() < BLURRED:
-        told = smooth(told, int(rng.choice(BLURS)), 1)
-    errors = spectral_errors(rng.uniform(), len(told)).to(told)
-    return told * 10 ** (errors[:, None] / 10)
+        return errors * quiet_level(noisy, sounding(noisy), QUANTILE).expand_as(noisy)
+    told = smooth(variance, int(rng.choice(BLURS))) if rng.uniform() < BLURRED else variance
+    if rng.uniform() < config.leaks:
+        told = told + 10 ** (rng.uniform(*LEAK_DB) / 10) * smooth(own, LEAK_FRAMES)
+    return errors * told
 
 
 def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
