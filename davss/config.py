@@ -169,7 +169,7 @@ class MeanFieldConfig(SamplerConfig):
     name: Literal["mean_field"] = "mean_field"
     num_steps: Count = 1
     guidance_weight: float = 0.0
-    level: Positive = 0.5
+    level: Positive = 0.35
 
 
 SAMPLERS: dict[str, type[SamplerConfig]] = {
