@@ -1,4 +1,4 @@
-"""The last step of a job: copy the stage's outs to the shared storage for `cluster.submit`.
+"""The last step of a job: put the stage's outs into the storage for `cluster.submit`.
 
 python -m cluster.collect JOB OUT [OUT …]
 """
@@ -6,36 +6,36 @@ python -m cluster.collect JOB OUT [OUT …]
 from __future__ import annotations
 
 import argparse
-import shutil
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from davss.errors import DavssError
-from davss.storage import publish, storage_root
+from davss.storage import shard_store
 from pipelines import run
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Publish all outs as one folder $DAVSS_STORAGE/jobs/JOB, or none."""
+    """Put all outs as one file, jobs/JOB.tar, into the storage, or none."""
     parser = argparse.ArgumentParser(
         prog="cluster.collect", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("job")
     parser.add_argument("outs", nargs="+", metavar="OUT")
     args = parser.parse_args(argv)
-    with publish(storage_root() / "jobs" / args.job) as folder:
-        for out in args.outs:
-            _copy(Path(out), folder / out)
+    store = shard_store()
+    with store.scratch("jobs") as folder:
+        with tarfile.open(folder / "outs.tar", "w") as archive:
+            for out in args.outs:
+                if not Path(out).exists():
+                    raise DavssError(f"{out}: the stage did not write this out")
+                archive.add(out)
+        store.put(folder / "outs.tar", collected(args.job))
 
 
-def _copy(source: Path, target: Path) -> None:
-    if not source.exists():
-        raise DavssError(f"{source}: the stage did not write this out")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if source.is_dir():
-        shutil.copytree(source, target)
-    else:
-        shutil.copy2(source, target)
+def collected(job: str) -> str:
+    """Where in the storage the outs of a job lie until they are fetched."""
+    return f"jobs/{job}.tar"
 
 
 if __name__ == "__main__":

@@ -4,36 +4,47 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import time
 from typing import Any
 
 import aiohttp
+import ray
 import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus
 from ray.job_submission import JobSubmissionClient as Client
 
 from davss.errors import DavssError
+from pipelines import CLUSTER
 
 ADDRESS = "RAY_API_SERVER_ADDRESS"
+KNOCK = 5.0  # seconds that a cluster gets to take a connection, and again to answer
 PATIENCE = 60.0  # seconds without an answer after which a cluster counts as gone
 STOP_WAIT = 20.0  # seconds that an interrupted job gets to end
 
 
 def connect(address: str | None) -> Client:
-    """Client of the cluster at `address` or in the environment; DavssError when none answers."""
-    address = address or os.environ.get(ADDRESS) or os.environ.get("RAY_ADDRESS")
+    """Client of the cluster at `address` or in the environment.
+
+    Raises DavssError, within seconds, when none answers, when it wants another token, and when it
+    is of another version of Ray.
+    """
+    named = map(os.environ.get, (CLUSTER, ADDRESS, "RAY_ADDRESS"))
+    address = (address or next(filter(None, named), "")).rstrip("/")
     if not address:
-        raise DavssError(f"--address: no cluster named; give http://HEAD:8265 or set {ADDRESS}")
+        raise DavssError(f"--address: no cluster named; give http://HEAD:8265 or set {CLUSTER}")
     if not address.startswith(("http://", "https://")):
         raise DavssError(
-            f"--address {address}: give the dashboard's http address, http://HEAD:8265"
+            f"{CLUSTER}={address}: give the dashboard's http address, http://HEAD:8265"
         )
     os.environ[ADDRESS] = (
         address  # Ray lets RAY_ADDRESS win over its own argument, but not over this
     )
     try:
-        return Client(address)
+        requests.get(f"{address}/api/version", timeout=KNOCK)  # Ray itself would wait for ever
+        client = Client(address)
+        version = client._server_ray_version
     except AuthenticationError:
         raise DavssError(
             f"{address}: the cluster wants a token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
@@ -43,27 +54,51 @@ def connect(address: str | None) -> Client:
             f"{address}: no Ray cluster answers ({_line(error)}); check the address, or the "
             "port-forward to its head"
         ) from None
+    if version != ray.__version__:
+        raise DavssError(
+            f"{address}: the cluster runs Ray {version}, here is {ray.__version__}; install "
+            "requirements.lock on both"
+        )
+    return client
+
+
+def state(client: Client, job: str) -> JobStatus | None:
+    """Where the job is; None for one that the cluster does not know."""
+    known = {each.submission_id: each.status for each in client.list_jobs()}
+    return known.get(job)
 
 
 def start(
     client: Client, job: str, *, entrypoint: str, runtime_env: dict, **resources: Any
 ) -> None:
-    """Upload the working directory and submit the job; DavssError when the cluster refuses it."""
+    """Upload the working directory and submit the job, in the place of one that has ended; one
+    that somebody else started meanwhile is left running. DavssError when the cluster refuses it.
+    """
     try:
+        if state(client, job) is not None:
+            client.delete_job(job)
         client.submit_job(
             entrypoint=entrypoint, submission_id=job, runtime_env=runtime_env, **resources
         )
     except (RuntimeError, ValueError, ConnectionError, requests.RequestException) as error:
+        if "already exists" in str(error):
+            return
         raise DavssError(f"{job}: the cluster refused the job ({_line(error)})") from None
 
 
 def wait(client: Client, job: str) -> int:
-    """Stream the log until the job ends; returns its exit status; Ctrl-C stops the job."""
+    """Stream the log until the job ends; returns its exit status.
+
+    Ctrl-C leaves it running, unless whoever sits at the terminal wants it stopped.
+    """
     try:
         details = asyncio.run(_follow(client, job))
     except KeyboardInterrupt:
-        print(f"stopping job {job}", flush=True)
-        _stop(client, job)
+        if _wants_stop(job):
+            print(f"stopping job {job}", flush=True)
+            stop(client, job)
+        else:
+            print(f"job {job} runs on; the same command joins it again", flush=True)
         raise
     if details.status == JobStatus.SUCCEEDED:
         return 0
@@ -98,7 +133,17 @@ async def _follow(client: Client, job: str) -> JobDetails:
         await asyncio.sleep(1)
 
 
-def _stop(client: Client, job: str) -> None:
+def _wants_stop(job: str) -> bool:
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return False
+    try:
+        return input(f"\nstop job {job}? [y/N] ").strip().lower() in ("y", "yes")
+    except (EOFError, KeyboardInterrupt):
+        return False
+
+
+def stop(client: Client, job: str) -> None:
+    """Stop a job and wait for its end, for a while."""
     try:
         client.stop_job(job)
         end = time.monotonic() + STOP_WAIT

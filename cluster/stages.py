@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 import subprocess
 import sys
@@ -16,7 +18,7 @@ UPLOAD_LIMIT_MIB = 512
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage as DVC resolves it; deps with an absolute path are `external`."""
+    """One stage as DVC resolves it; deps with an absolute path or an URL are `external`."""
 
     name: str
     cmd: str
@@ -43,9 +45,29 @@ def read_stage(root: Path, name: str) -> Stage:
         raise DavssError(f"dvc.yaml: {' '.join(str(error).split())}") from None
     if not isinstance(cmd, str):
         raise DavssError(f"dvc.yaml: stage '{name}' has several commands; only one can be shipped")
-    inside = tuple(dep for dep in deps if not Path(dep).is_absolute())
-    outside = tuple(dep for dep in deps if Path(dep).is_absolute())
+    outside = tuple(dep for dep in deps if Path(dep).is_absolute() or "://" in dep)
+    inside = tuple(dep for dep in deps if dep not in outside)
     return Stage(name=name, cmd=cmd, deps=inside, external=outside, outs=tuple(outs))
+
+
+def digest(root: Path, name: str, *more: str) -> str:
+    """What decides the outs of stage `name`, as dvc.lock would have it (command, params, contents
+    of the deps), and `more`.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+    from dvc.stage.serialize import to_single_stage_lockfile
+
+    try:
+        with Repo(str(root)) as repo:
+            stage = repo.stage.load_one(str(root / "dvc.yaml"), name)
+            stage.save_deps()
+            lock = to_single_stage_lockfile(stage)
+    except DvcException as error:
+        raise DavssError(f"dvc.yaml: {' '.join(str(error).split())}") from None
+    lock.pop("outs", None)
+    text = json.dumps([lock, more], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def ship(stage: Stage, root: Path, folder: Path) -> None:

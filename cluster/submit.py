@@ -3,9 +3,11 @@
     python -m cluster.submit [--address http://HEAD:8265] STAGE [STAGE …]
 
 STAGE is a name of `dvc stage list`, e.g. train_speech or separate@wham-dns. Its command, code,
-params and deps are shipped; bulk data stay in $DAVSS_STORAGE, a folder shared by this machine and
-the cluster. The log is streamed, the exit status is the job's, Ctrl-C stops the job. A finished
-stage is recorded in dvc.lock, so that `dvc repro` goes on from there: see docs/cluster.md.
+params and deps are shipped; bulk data stay in $DAVSS_STORAGE, a bucket or a folder shared by this
+machine and the cluster. The log is streamed, the exit status is the job's. A job is named by the
+digest of what decides its outs: the same command joins one that runs and fetches the outs of one
+that has ended. A finished stage is recorded in dvc.lock, so that `dvc repro` goes on from there.
+With $DAVSS_CLUSTER set `dvc repro` itself runs heavy stages so: see docs/cluster.md.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import shlex
 import shutil
 import signal
 import sys
-import uuid
+import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,10 +28,11 @@ from typing import Any
 import yaml
 
 from cluster import jobs
-from cluster.stages import Stage, commit, read_stage, ship
+from cluster.collect import collected
+from cluster.stages import Stage, commit, digest, read_stage, ship
 from davss.errors import DavssError
-from davss.storage import S3, STATE, VARIABLE, publish, storage_root
-from pipelines import run
+from davss.storage import S3, STATE, VARIABLE, Store, publish, shard_store, storage_root
+from pipelines import CLUSTER, run
 
 RUNTIME_ENV = Path(__file__).parent / "runtime_env.yaml"
 # What a stage takes from the environment here and there. No keys: a job's settings are public.
@@ -60,7 +63,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("stages", nargs="+", metavar="STAGE", help="as `dvc stage list` names it")
     parser.add_argument(
         "--address",
-        help="http address of the cluster's dashboard (default: $RAY_API_SERVER_ADDRESS)",
+        help="http address of the cluster's dashboard (default: $DAVSS_CLUSTER)",
     )
     parser.add_argument(
         "--cluster-storage", help=f"${VARIABLE} as the cluster sees it (default: the path here)"
@@ -86,24 +89,31 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def submit(client: jobs.Client, stage: Stage, args: argparse.Namespace) -> int:
     """Run one stage on the cluster and publish its outs here; returns the job's exit status."""
-    storage = storage_root().resolve()
-    there = args.cluster_storage or str(storage)
-    job = f"{stage.name.replace('@', '-')}-{uuid.uuid4().hex[:8]}"
-    with TemporaryDirectory(prefix="davss-job-") as folder:
-        ship(stage, Path.cwd(), Path(folder))
-        runtime_env = make_runtime_env(args.runtime_env, folder, there, os.environ)
-        jobs.start(
-            client,
-            job,
-            entrypoint=f"{stage.cmd} && python -m cluster.collect {job} {shlex.join(stage.outs)}",
-            runtime_env=runtime_env,
-            entrypoint_num_cpus=args.entrypoint_cpus,
-            entrypoint_resources=args.entrypoint_resources,
-        )
-    print(f"{stage.name}: job {job} at {client.get_address()}", flush=True)
+    there, store = args.cluster_storage or str(storage_root().resolve()), shard_store()
+    job = f"{stage.name.replace('@', '-')}-{digest(Path.cwd(), stage.name, there)[:12]}"
+    state = jobs.state(client, job)
+    runs = state is not None and not state.is_terminal()
+    if not runs and store.stat(collected(job)):
+        print(f"{stage.name}: job {job} has ended; its outs are fetched", flush=True)
+        fetch(store, job, stage.outs)
+        return 0
+    if not runs:
+        with TemporaryDirectory(prefix="davss-job-") as folder:
+            ship(stage, Path.cwd(), Path(folder))
+            jobs.start(
+                client,
+                job,
+                entrypoint=f"{stage.cmd} && python -m cluster.collect {job} "
+                + shlex.join(stage.outs),
+                runtime_env=make_runtime_env(args.runtime_env, folder, there, os.environ),
+                entrypoint_num_cpus=args.entrypoint_cpus,
+                entrypoint_resources=args.entrypoint_resources,
+            )
+    how = "joins running job" if runs else "job"
+    print(f"{stage.name}: {how} {job} at {client.get_address()}", flush=True)
     status = jobs.wait(client, job)
     if status == 0:
-        fetch(storage / "jobs" / job, stage.outs)
+        fetch(store, job, stage.outs)
     return status
 
 
@@ -118,27 +128,30 @@ def make_runtime_env(
             f"{path}: not a runtime environment ({str(error).splitlines()[0]})"
         ) from None
     passed = {name: environment[name] for name in PASSED_ON if name in environment}
-    variables = {**base.get("env_vars", {}), **passed, VARIABLE: storage}
+    variables = {**base.get("env_vars", {}), **passed, VARIABLE: storage, CLUSTER: ""}
     if environment.get(VARIABLE, "").startswith(S3):  # shards in a bucket, the rest in the folder
         variables |= {VARIABLE: environment[VARIABLE], STATE: storage}
     return {**base, "working_dir": working_dir, "env_vars": variables}
 
 
-def fetch(collected: Path, outs: Sequence[str]) -> None:
-    """Move what the job collected in the shared storage to where the stage writes."""
-    if not collected.is_dir():
-        raise DavssError(
-            f"{collected}: the job succeeded but its outs are not here; ${VARIABLE} must be a "
-            "folder shared with the cluster (--cluster-storage when it is mounted elsewhere there)"
-        )
-    for out in outs:
-        source = collected / out
-        with publish(Path(out)) as temporary:
-            if source.is_dir():
-                shutil.copytree(source, temporary)
-            else:
-                shutil.copy2(source, temporary)
-    shutil.rmtree(collected)
+def fetch(store: Store, job: str, outs: Sequence[str]) -> None:
+    """Move what the job put into the storage to where the stage writes."""
+    name = collected(job)
+    with TemporaryDirectory(prefix="davss-job-") as folder:
+        archive, unpacked = Path(folder, "outs.tar"), Path(folder, "outs")
+        if store.stat(name) is None:
+            raise DavssError(
+                f"{store.locate(name)}: the job succeeded but its outs are not here. Unless "
+                f"another run has fetched them, ${VARIABLE} is not shared with the cluster "
+                "(--cluster-storage when it is mounted elsewhere there); run it again"
+            )
+        store.fetch(name, archive)
+        with tarfile.open(archive) as stream:
+            stream.extractall(unpacked, filter="data")
+        for out in outs:
+            with publish(Path(out)) as temporary:
+                shutil.move(unpacked / out, temporary)
+    store.remove(name)
 
 
 if __name__ == "__main__":

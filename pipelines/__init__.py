@@ -10,17 +10,26 @@ from davss.errors import DavssError, ending_in_one_line, require_packages
 
 require_packages("pandas", "ray")
 
+CLUSTER = "DAVSS_CLUSTER"
+# Stages that `dvc repro` runs on the cluster of $DAVSS_CLUSTER, as dvc.yaml names them.
+ON_CLUSTERS = ("shards", "train_speech", "train_noise", "separate", "experiments")
+
 
 def run(main: Callable[[], None], *, reads_params: bool = True) -> None:
     """Run a stage's `main`; exit status 2 for what the user can mend, 130 on Ctrl-C.
 
     The whole params file is checked first: a slip in a late section stops the first stage already.
+    Under DVC a heavy stage becomes a job where $DAVSS_CLUSTER names a cluster.
     """
     from pipelines.compose import check_argv
 
     with ending_in_one_line():
         if reads_params:
             check_argv(sys.argv[1:])
+        stage = os.environ.get("DVC_STAGE", "").rpartition(":")[2]  # DVC says which it runs
+        if os.environ.get(CLUSTER) and stage.partition("@")[0] in ON_CLUSTERS:
+            command = [sys.executable, "-m", "cluster.submit", "--no-commit", stage]
+            os.execv(command[0], command)
         main()
 
 

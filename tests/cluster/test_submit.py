@@ -7,7 +7,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import psutil
@@ -27,28 +29,42 @@ import os, sys, time
 from pathlib import Path
 
 import helper
+from pipelines import run
 
-print("hello from", Path.cwd().name, flush=True)
-print("workers", os.environ["DAVSS_NUM_WORKERS"], flush=True)
-if sys.argv[1] == "fail":
-    print("no luck", flush=True)
-    sys.exit(7)
-if sys.argv[1] == "sleep":
-    Path(os.environ["DAVSS_STORAGE"], "started").touch()
-    time.sleep(100)
-Path("data/out").mkdir(parents=True)
-Path("data/out/result.txt").write_text(Path("data/manifest.txt").read_text() + helper.WORD)
+
+def main():
+    print("hello from", Path.cwd().name, flush=True)
+    print("workers", os.environ["DAVSS_NUM_WORKERS"], flush=True)
+    if sys.argv[1] == "fail":
+        print("no luck", flush=True)
+        sys.exit(7)
+    if sys.argv[1] == "wait":
+        storage = Path(os.environ["DAVSS_STORAGE"])
+        with open(storage / "starts", "a") as starts:
+            starts.write("once ")
+        while not (storage / "go").exists():
+            time.sleep(0.1)
+    out = Path(sys.argv[2])
+    out.mkdir(parents=True)
+    (out / "result.txt").write_text(Path("data/manifest.txt").read_text() + helper.WORD)
+
+
+run(main, reads_params=False)
 """
 PACKAGES = {
     "cluster": ["__init__", "collect", "jobs", "stages", "submit"],
     "davss": ["config", "errors"],
-    "davss/storage": ["__init__", "files", "stores"],
+    "davss/storage": ["__init__", "files", "store", "stores"],
     "pipelines": ["__init__", "compose"],
 }
+DEPS = ["data/manifest.txt"]
 STAGES = {
-    "good": {"cmd": "python -m work good", "deps": ["data/manifest.txt"], "outs": ["data/out"]},
+    "good": {"cmd": "python -m work good data/out", "deps": DEPS, "outs": ["data/out"]},
     "bad": {"cmd": "python -m work fail", "outs": ["data/bad"]},
-    "long": {"cmd": "python -m work sleep", "outs": ["data/long"]},
+    "separate": {
+        "foreach": ["a"],
+        "do": {"cmd": "python -m work wait data/a", "deps": DEPS, "outs": ["data/a"]},
+    },
     "each": {
         "matrix": {"letter": ["a", "b"]},
         "cmd": "python -m work ${item.letter}",
@@ -145,7 +161,9 @@ def answers(url):
 def wait_for(condition, process, log=None, seconds=120):
     end = time.monotonic() + seconds
     while not condition():
-        assert process.poll() is None, Path(log).read_text() if log else "ended early"
+        assert not process or process.poll() is None, (
+            Path(log).read_text() if log else "ended early"
+        )
         assert time.monotonic() < end, Path(log).read_text() if log else "too late"
         time.sleep(0.2)
 
@@ -166,7 +184,7 @@ def submit(project, environment, *arguments):
 
 def test_jobs_run_until_one_fails(project, environment, address):
     """Log and outs come back, a finished stage is recorded, a failing one ends it."""
-    process = submit(project, environment, "--address", address, "good", "bad", "long")
+    process = submit(project, environment, "--address", address, "good", "bad", "separate@a")
     out, err = process.communicate(timeout=120)
     assert process.returncode == 7, out + err
     assert "hello from" in out and "workers 3" in out and "Traceback" not in err
@@ -177,7 +195,7 @@ def test_jobs_run_until_one_fails(project, environment, address):
     assert "up to date" in done.stdout, "the run is recorded in dvc.lock"
 
     assert "no luck" in out and "failed" in out
-    assert not (project / "data" / "bad").exists() and "long: job" not in out
+    assert not (project / "data" / "bad").exists() and "separate@a: job" not in out
 
 
 @pytest.fixture
@@ -209,15 +227,76 @@ def test_training_on_a_node_of_two_cores(training, environment, address):
     assert (training / "data/priors/wham/weights.safetensors").is_file()
 
 
-def test_an_interrupt_stops_the_job(project, environment, address):
-    process = submit(project, environment, "--address", address, "long")
-    started = Path(environment["DAVSS_STORAGE"], "started")
-    wait_for(started.exists, process)
+def test_dvc_repro_joins_a_job_and_fetches_what_has_ended(project, environment, address, tmp_path):
+    """Of four clients the first is interrupted, the second killed, the third comes after the end;
+    one job does the work once. The last runs without a cluster, to the same dvc.lock.
+    """
+    storage = Path(environment["DAVSS_STORAGE"])
+    there = {**environment, "DAVSS_CLUSTER": address}
+    repro = [sys.executable, "-m", "dvc", "repro", "-s", "separate@a"]
+
+    process = submit(project, there, "--no-commit", "separate@a")
+    wait_for((storage / "starts").exists, process)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=180)
-    assert process.returncode == 130, out + err
-    states = {job["status"] for job in requests.get(f"{address}/api/jobs/", timeout=5).json()}
-    assert "STOPPED" in states and "RUNNING" not in states
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "runs on" in out, out + err
+
+    with open(tmp_path / "log", "w") as log:
+        process = subprocess.Popen(
+            repro, cwd=project, env=there, stdout=log, stderr=log, start_new_session=True
+        )
+    wait_for(lambda: "joins running job" in (tmp_path / "log").read_text(), process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    (storage / "go").touch()
+    wait_for(lambda: list(storage.glob("jobs/separate-a-*.tar")), None)
+
+    done = subprocess.run(repro, cwd=project, env=there, capture_output=True, text=True)
+    assert done.returncode == 0 and "its outs are fetched" in done.stdout, done.stdout + done.stderr
+    assert (project / "data/a/result.txt").read_text() == "listed and helped"
+    assert (storage / "starts").read_text() == "once " and not list((storage / "jobs").iterdir())
+
+    lock = (project / "dvc.lock").read_text()
+    assert "separate@a" in lock
+    subprocess.run([*repro, "-f"], cwd=project, env=environment, check=True, capture_output=True)
+    assert (project / "dvc.lock").read_text() == lock
+    assert (storage / "starts").read_text() == "once once "
+
+
+class Other(BaseHTTPRequestHandler):
+    """A cluster of another version; with a token, one that knows no other."""
+
+    token = False
+
+    def do_GET(self):
+        body = b'{"version": "4", "ray_version": "2.1.0"}'
+        self.send_response(401 if self.token else 200)
+        self.end_headers()
+        self.wfile.write(b"Unauthorized: Missing authentication token" if self.token else body)
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.mark.parametrize("what", ["version", "token", "silent"])
+def test_a_cluster_that_is_of_no_use_is_one_line(what, monkeypatch):
+    monkeypatch.setattr(jobs, "KNOCK", 0.3)
+    monkeypatch.setattr(Other, "token", what == "token")
+    with (
+        ThreadingHTTPServer(("127.0.0.1", 0), Other) as server,
+        socket.create_server(("127.0.0.1", 0)) as silent,
+    ):
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        listener = silent if what == "silent" else server.socket
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        said = {
+            "version": "runs Ray 2.1.0, here is",
+            "token": "wants a token",
+            "silent": "timed out",
+        }
+        with pytest.raises(DavssError, match=f"^{url}: .*{said[what]}"):
+            jobs.connect(url)
+        server.shutdown()
 
 
 def test_no_cluster_is_one_clear_line(project, environment):
@@ -231,9 +310,9 @@ def test_no_cluster_is_one_clear_line(project, environment):
 
 @pytest.mark.parametrize("address", [None, "ray://head:10001", "head:8265"])
 def test_an_address_must_be_http(address, monkeypatch):
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.delenv(jobs.ADDRESS, raising=False)
-    with pytest.raises(DavssError, match="--address"):
+    for name in ("RAY_ADDRESS", jobs.ADDRESS, jobs.CLUSTER):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(DavssError, match="http://HEAD:8265"):
         jobs.connect(address)
 
 
