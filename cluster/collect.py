@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from davss.errors import DavssError
-from davss.storage import shard_store
+from davss.storage import open_storage
 from pipelines import run
 
 
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("job")
     parser.add_argument("outs", nargs="+", metavar="OUT")
     args = parser.parse_args(argv)
-    store = shard_store()
+    store = open_storage()
     with store.scratch("jobs") as folder:
         with tarfile.open(folder / "outs.tar", "w") as archive:
             for out in args.outs:

@@ -31,14 +31,14 @@ from cluster import jobs
 from cluster.collect import collected
 from cluster.stages import Stage, commit, digest, read_stage, ship
 from davss.errors import DavssError
-from davss.storage import S3, STATE, VARIABLE, Store, publish, shard_store, storage_root
+from davss.storage import VARIABLE, Store, open_storage, publish
 from pipelines import CLUSTER, run
 
 RUNTIME_ENV = Path(__file__).parent / "runtime_env.yaml"
 # What a stage takes from the environment here and there. No keys: a job's settings are public.
 PASSED_ON = (
     *("DAVSS_NUM_WORKERS", "DAVSS_NUM_ACTORS", "WANDB_MODE", "WANDB_PROJECT", "WANDB_ENTITY"),
-    *("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "AWS_MAX_ATTEMPTS"),
+    *("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "AWS_MAX_ATTEMPTS", "DAVSS_CACHE_GB"),
 )
 
 
@@ -89,7 +89,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def submit(client: jobs.Client, stage: Stage, args: argparse.Namespace) -> int:
     """Run one stage on the cluster and publish its outs here; returns the job's exit status."""
-    there, store = args.cluster_storage or str(storage_root().resolve()), shard_store()
+    store = open_storage()
+    there = args.cluster_storage or store.locate("").rstrip("/")
     job = f"{stage.name.replace('@', '-')}-{digest(Path.cwd(), stage.name, there)[:12]}"
     state = jobs.state(client, job)
     runs = state is not None and not state.is_terminal()
@@ -129,8 +130,6 @@ def make_runtime_env(
         ) from None
     passed = {name: environment[name] for name in PASSED_ON if name in environment}
     variables = {**base.get("env_vars", {}), **passed, VARIABLE: storage, CLUSTER: ""}
-    if environment.get(VARIABLE, "").startswith(S3):  # shards in a bucket, the rest in the folder
-        variables |= {VARIABLE: environment[VARIABLE], STATE: storage}
     return {**base, "working_dir": working_dir, "env_vars": variables}
 
 

@@ -26,7 +26,7 @@ def run(main: Callable[[], None], *, reads_params: bool = True) -> None:
     with ending_in_one_line():
         if reads_params:
             check_argv(sys.argv[1:])
-        stage = os.environ.get("DVC_STAGE", "").rpartition(":")[2]  # DVC says which it runs
+        stage = os.environ.pop("DVC_STAGE", "").rpartition(":")[2]  # DVC says which it runs
         if os.environ.get(CLUSTER) and stage.partition("@")[0] in ON_CLUSTERS:
             command = [sys.executable, "-m", "cluster.submit", "--no-commit", stage]
             os.execv(command[0], command)

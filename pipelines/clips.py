@@ -9,12 +9,12 @@ from davss.config import SPEECH_CORPUS
 from davss.evaluation.mixtures import Library, rows_of
 from davss.evaluation.records import read_manifest
 from davss.shards.reader import ShardReader
-from davss.storage import shard_store
+from davss.storage import open_storage
 
 
 def open_shards(corpus: str, split: str = "test") -> ShardReader:
     """The clips of a split of data/shards/CORPUS."""
-    return ShardReader(Path("data/shards") / corpus, shard_store(), split)
+    return ShardReader(Path("data/shards") / corpus, open_storage(), split)
 
 
 def open_library(condition: str) -> Library:

@@ -20,7 +20,7 @@ from davss.evaluation.runner import Job, available
 from davss.evaluation.trials import Arm
 from davss.networks.precision import resolve
 from davss.posterior.separator import Separator
-from davss.storage import sha256, storage_root
+from davss.storage import open_storage, sha256
 from pipelines import count_of
 
 SPEECH = "speech"
@@ -53,7 +53,7 @@ def make_job(arms: Iterable[Arm], library: Library, seed: int, execution: Separa
     shards, seed, code, and in what precision networks compute: where a GPU and a CPU differ in
     that, a run that is begun on one is not gone on with on the other.
     """
-    storage, arms = storage_root().resolve(), list(arms)
+    arms = list(arms)
     speech_prior = read_prior(PRIORS / SPEECH, SpeechPrior, "train_speech")
     models = {arm.noise: read_noise_model(arm.noise) for arm in arms if arm.peer is None}
     common = [library.shards, seed, _precision(execution)]
@@ -61,10 +61,10 @@ def make_job(arms: Iterable[Arm], library: Library, seed: int, execution: Separa
     folders = {}
     for arm in arms:
         used = [sha256(PROGRAM)] if arm.peer else [*ours, models[arm.noise][1]]
-        folders[arm.name] = storage / "estimates" / digest(arm.settings, common, used)
+        folders[arm.name] = f"estimates/{digest(arm.settings, common, used)}"
     noises = {name: model for name, (model, _) in models.items()}
     make_separator = Makers(speech_prior, noises, execution, peers_python())
-    return Job(library, make_separator, storage, folders, seed)
+    return Job(library, make_separator, open_storage(), folders, seed)
 
 
 def _precision(execution: SeparationConfig) -> str:

@@ -29,7 +29,7 @@ from davss.evaluation.report.summary import (
     summarise,
 )
 from davss.evaluation.scoring import COLUMNS
-from davss.storage import publish, storage_root
+from davss.storage import open_storage, publish
 from davss.training.tracking import git_revision
 from pipelines import run
 from pipelines.clips import open_library, read_mixtures
@@ -100,7 +100,7 @@ def read_examples(scores: pandas.DataFrame, count: int) -> list[Example]:
         return []
     condition = scores.condition.iloc[0]
     rows = {row["key"]: row for row in read_mixtures(condition)}
-    storage, library = storage_root(), open_library(condition)
+    storage, library = open_storage(), open_library(condition)
     examples = []
     for key, why in chosen:
         own = scores[scores.key == key].set_index("source").to_dict("index")
@@ -112,10 +112,10 @@ def read_examples(scores: pandas.DataFrame, count: int) -> list[Example]:
                 condition=condition,
                 why=why,
                 mixture=library.render(rows[key]),
-                estimates=read_estimate(storage / noise["path"])[0],
+                estimates=read_estimate(storage, noise["path"])[0],
                 scores=own,
                 facts={name: value for name, value in facts.items() if not math.isnan(value)},
-                trace=read_trace(storage / noise["path"]),
+                trace=read_trace(storage, noise["path"]),
             )
         )
     return examples

@@ -18,7 +18,7 @@ from davss.errors import DavssError
 from davss.evaluation.records import RECORD, read_manifest
 from davss.evaluation.scoring import score_plan
 from davss.evaluation.trials import Arm, cross
-from davss.storage import publish, storage_root
+from davss.storage import open_storage, publish
 from pipelines import count_of, run
 from pipelines.clips import open_library, read_mixtures
 
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     rows = read_mixtures(condition)
     records = read_records(noise, condition, [row["key"] for row in rows])
     trials = cross([Arm(noise, noise, None)], rows)
-    library, storage = open_library(condition), storage_root()
+    library, storage = open_library(condition), open_storage()
     scores = score_plan(trials, records, library, storage, num_processes=processes)
     path = Path("data/scores") / f"{noise}-{condition}.parquet"
     with publish(path) as temporary:

@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     failed = int(estimates.error.notna().sum())
     print(
         f"{path}: {len(estimates) - failed} mixtures separated, {failed} failed, in "
-        f"{job.folders[noise]}"
+        f"{job.storage.locate(job.folders[noise])}"
     )
 
 

@@ -17,7 +17,7 @@ from davss.corpora import RawClip, dns, speech, voxceleb2, wham
 from davss.shards.build import build_shards
 from davss.shards.encoders import given_encoder
 from davss.shards.sheets import Watched, write_sheets
-from davss.storage import shard_store
+from davss.storage import open_storage
 from pipelines import run
 
 
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
         given_encoder(config)  # before a million files are listed
     clips = Watched(scan(corpus, corpus_config, config))
     manifest_dir = Path("data/shards") / corpus
-    summary = build_shards(corpus, clips, config, manifest_dir, shard_store())
+    summary = build_shards(corpus, clips, config, manifest_dir, open_storage())
     write_sheets(clips, config, manifest_dir)
     print(
         f"{corpus}: {summary.clips} clips ({summary.seconds / 3600:.2f} h) in {summary.shards} "

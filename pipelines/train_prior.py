@@ -56,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _trained(job: TrainingJob, num_workers: tuple[int, int] | None) -> dict[str, Any]:
     """The last checkpoint of the run, once it is complete."""
+    job.pull_checkpoints()
     total, seen = job.config.training.total_samples, checkpoint.samples_seen(job.checkpoints)
     saved = checkpoint.load_newest(job.checkpoints) if seen >= total else None
     if saved is None or saved["samples_seen"] < total:  # or the newest is damaged
@@ -101,6 +102,8 @@ def export(job: TrainingJob, saved: dict[str, Any]) -> None:
             json.dumps(_metrics(saved, history[-1]), indent=2) + "\n"
         )
     tracker.finish()
+    if job.mirror:
+        job.mirror.push("wandb")
 
 
 def _metrics(saved: dict[str, Any], last: dict[str, float]) -> dict[str, float]:

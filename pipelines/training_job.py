@@ -24,7 +24,9 @@ from davss.networks.visual import encoder_file, load_visual_encoder
 from davss.shards import loader
 from davss.shards.loader import training_loader, training_shards
 from davss.shards.reader import ShardReader
-from davss.storage import sha256, shard_store, storage_root
+from davss.storage import LocalStore, open_storage, sha256
+from davss.storage.cache import scratch_root
+from davss.storage.mirror import Mirror
 from davss.training import tracking
 from davss.training.job import TrainingJob
 from davss.training.separation import ValidationMixtures, mix_noises, mix_voices
@@ -55,7 +57,7 @@ def make_job(name: str, params: Path, mode: str) -> TrainingJob:
     seed = config.load_section(params, "seed", int)
     training, diffusion = prior_config.training, prior_config.diffusion
     corpus = SPEECH_CORPUS if speech else name
-    manifests, shards_in = _manifests(corpus), shard_store()
+    manifests, shards_in = _manifests(corpus), open_storage()
     crop_samples = round(training.crop_seconds * sample_rate)
     shards = training_shards(
         manifests, shards_in, "train", crop_samples=crop_samples, sample_rate=sample_rate
@@ -91,7 +93,7 @@ def make_job(name: str, params: Path, mode: str) -> TrainingJob:
         config=prior_config,
         seed=seed,
         sample_rate=sample_rate,
-        state=storage_root().resolve() / "training" / f"{name}-{run_id}",
+        **_places(f"training/{name}-{run_id}"),
         build_prior=partial(_build_prior, prior_config, sample_rate, encoder, init_from),
         training_batches=partial(
             training_loader,
@@ -128,6 +130,15 @@ def make_job(name: str, params: Path, mode: str) -> TrainingJob:
     )
 
 
+def _places(run: str) -> dict[str, Any]:
+    """The folder of the run here, and what keeps it where the storage is a bucket."""
+    store = open_storage()
+    if isinstance(store, LocalStore):
+        return {"state": store.root / run}
+    state = scratch_root() / run
+    return {"state": state, "mirror": Mirror(store, run, state)}
+
+
 def _validation_mixtures(
     prior_config: PriorConfig, sample_rate: int, speech: bool
 ) -> Callable[[ValidationClips], ValidationMixtures] | None:
@@ -148,7 +159,7 @@ def _validation_mixtures(
             f"training.validation_speech_prior: {path} works at {prior.sample_rate} Hz, this prior "
             f"at {sample_rate} Hz; give one of the same rate"
         )
-    reader = ShardReader(_manifests(SPEECH_CORPUS), shard_store(), "valid")
+    reader = ShardReader(_manifests(SPEECH_CORPUS), open_storage(), "valid")
     voices = load_clips(
         reader,
         count=count,
@@ -220,7 +231,7 @@ def _further_shards(
         raise DavssError(f"training.{setting}: name the corpus, or leave its fractions at 0")
     return training_shards(
         _manifests(corpus),
-        shard_store(),
+        open_storage(),
         "train",
         crop_samples=crop_samples,
         sample_rate=sample_rate,

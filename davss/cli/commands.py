@@ -202,9 +202,9 @@ def _separate(arguments: argparse.Namespace) -> None:
 
 def _validate(arguments: argparse.Namespace) -> None:
     from davss.shards.validate import validate
-    from davss.storage import open_store, shard_store
+    from davss.storage import open_storage, open_store
 
-    store = open_store(arguments.storage) if arguments.storage else shard_store()
+    store = open_store(arguments.storage) if arguments.storage else open_storage()
     problems = validate(arguments.manifests, store)
     for problem in problems:
         print(problem)

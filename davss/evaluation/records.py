@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ import soundfile
 from scipy.io import wavfile
 
 from davss.errors import DavssError
-from davss.storage import publish, sha256
+from davss.storage import Store, sha256
 
 # What is known of a trial; `path` is relative to the storage, `precision` that of the networks,
 # `seconds_taken` its share of its batch. A manifest has the arm before it.
@@ -49,40 +49,46 @@ def make_record(row: Mapping[str, Any], seconds: float = 0.0, **known: Any) -> d
 
 
 def write_record(
-    folder: Path,
+    store: Store,
     name: str,
     record: Mapping[str, Any],
     sources: np.ndarray | None = None,
     trace: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, Any]:
-    """Write a trial's sources (M, T) and trace, if it has any, then its record; returns that."""
+    """Write a trial's sources (M, T) and trace, if it has any, then its record, below `name` of the
+    store; returns the record.
+    """
     record = dict(record)
-    if sources is not None:
-        if not np.isfinite(sources).all():
-            raise DavssError(f"{record['key']}: separated sources have NaN or infinite samples")
-        with publish(folder / f"{name}.wav") as temporary:
+    with store.scratch(str(PurePosixPath(name).parent)) as folder:
+        if sources is not None:
+            if not np.isfinite(sources).all():
+                raise DavssError(f"{record['key']}: separated sources have NaN or infinite samples")
             # Not soundfile: its float files carry the time of writing, and equal estimates must
             # have equal digests.
             audio = np.ascontiguousarray(sources.T, np.float32)
-            wavfile.write(temporary, record["sample_rate"], audio)
-        record["sha256"] = sha256(folder / f"{name}.wav")
-    if trace:
-        with publish(folder / f"{name}.trace.npz") as temporary, open(temporary, "wb") as stream:
+            wavfile.write(folder / "wav", record["sample_rate"], audio)
+            record |= {"path": f"{name}.wav", "sha256": sha256(folder / "wav")}
+            store.put(folder / "wav", f"{name}.wav")
+        if trace:
             arrays = {key: np.asarray(value, np.float32) for key, value in trace.items()}
-            np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
-    with publish(folder / f"{name}.json") as temporary:
-        temporary.write_text(json.dumps(record, indent=2) + "\n")
+            np.savez_compressed(folder / "trace.npz", **arrays)  # type: ignore[arg-type]
+            store.put(folder / "trace.npz", f"{name}.trace.npz")
+        (folder / "json").write_text(json.dumps(record, indent=2) + "\n")
+        store.put(folder / "json", f"{name}.json")
     return record
 
 
-def finished(folder: Path, name: str) -> dict[str, Any] | None:
+def finished(store: Store, name: str) -> dict[str, Any] | None:
     """The record of a trial whose files are all there and unchanged, else None."""
+    if store.stat(f"{name}.json") is None:
+        return None
     try:
-        record = json.loads((folder / f"{name}.json").read_text())
+        with store.open(f"{name}.json") as stream:
+            record = json.load(stream)
         whole = set(record) == set(RECORD) and (
-            record["path"] is None or record["sha256"] == sha256(folder / f"{name}.wav")
+            record["path"] is None or store.holds(f"{name}.wav", record["sha256"])
         )
-    except (OSError, ValueError, TypeError):
+    except (ValueError, TypeError):
         return None
     return record if whole else None
 
@@ -107,24 +113,31 @@ def read_manifest(path: Path, make: str, columns: Iterable[str] = ()) -> pandas.
     return found
 
 
-def read_estimate(path: Path) -> tuple[np.ndarray, int]:
-    """Sources (M, T) and their rate in Hz; DavssError where the file is missing or broken."""
+def read_estimate(store: Store, name: str) -> tuple[np.ndarray, int]:
+    """Sources (M, T) of the file `name` and their rate in Hz; DavssError where it is missing or
+    broken.
+    """
     try:
-        audio, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        if store.stat(name) is None:
+            raise FileNotFoundError
+        audio, rate = soundfile.read(store.local(name), dtype="float32", always_2d=True)
     except (OSError, soundfile.LibsndfileError):
         raise DavssError(
-            f"{path}: estimate is missing or broken; set DAVSS_STORAGE, or make it again with "
-            "`dvc repro -f -s separate`"
+            f"{store.locate(name)}: estimate is missing or broken; set DAVSS_STORAGE, or make it "
+            "again with `dvc repro -f -s separate`"
         ) from None
     return audio.T, int(rate)
 
 
-def read_trace(path: Path) -> dict[str, np.ndarray] | None:
-    """The trace beside the estimate `path`: sigma (N,), likelihood (N,), *_step (N, M) RMS; None
+def read_trace(store: Store, name: str) -> dict[str, np.ndarray] | None:
+    """The trace beside the estimate `name`: sigma (N,), likelihood (N,), *_step (N, M) RMS; None
     without one.
     """
+    trace = str(PurePosixPath(name).with_suffix(".trace.npz"))
     try:
-        with np.load(path.with_suffix(".trace.npz"), allow_pickle=False) as stored:
+        if store.stat(trace) is None:
+            return None
+        with np.load(store.local(trace), allow_pickle=False) as stored:
             return dict(stored)
     except (OSError, ValueError):
         return None

@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +29,7 @@ from davss.evaluation.mixtures import Library
 from davss.evaluation.records import COLUMNS, TRACE, finished, make_record, write_record
 from davss.evaluation.trials import Arm, Trial, lips_for
 from davss.ray_session import ray_running
+from davss.storage import Store
 
 log = logging.getLogger(__name__)
 ADDRESS = "RAY_ADDRESS"
@@ -40,14 +40,18 @@ class Job:
     """What every actor is given; can be pickled.
 
     `make_separator(arm, device=)` makes what an arm separates with, which has a `dtype` besides;
-    `folders` has by the arm's name where its files go, absolute and below `storage`.
+    `folders` has by the arm's name where in the storage its files go.
     """
 
     library: Library
     make_separator: Callable[..., Callable[..., Any]]
-    storage: Path
-    folders: Mapping[str, Path]
+    storage: Store
+    folders: Mapping[str, str]
     seed: int = 0
+
+    def place(self, trial: Trial) -> str:
+        """Where in the storage a trial's files lie, but for their endings."""
+        return f"{self.folders[trial.arm.name]}/{trial.name}"
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ def run_plan(
 def find_records(trials: Sequence[Trial], job: Job) -> dict[tuple[str, str], dict[str, Any]]:
     """The records of the trials that are finished, by arm and name."""
     with ThreadPoolExecutor() as pool:  # most of it is the digests of files
-        found = pool.map(lambda t: finished(job.folders[t.arm.name], t.name), trials)
+        found = pool.map(lambda trial: finished(job.storage, job.place(trial)), trials)
         pairs = zip(map(_id, trials), found, strict=True)
         return {place: record for place, record in pairs if record is not None}
 
@@ -231,20 +235,21 @@ class Separating:
         sources = torch.cat([result.speech, result.noise[:, None]], dim=1).cpu().numpy()
         seconds, done = (time.perf_counter() - started) / len(rows), []
         for index, (row, mixture) in enumerate(zip(rows, mixtures, strict=True)):
-            name, folder = Trial(arm, row).name, job.folders[arm.name]
+            trial = Trial(arm, row)
+            place = job.place(trial)
             record = make_record(row, seconds, evaluations=int(result.num_evaluations))
             record["precision"] = str(self.separator.dtype).removeprefix("torch.")
             if result.errors[index]:
-                record = write_record(folder, name, record | {"error": str(result.errors[index])})
+                record |= {"error": str(result.errors[index])}
+                record = write_record(job.storage, place, record)
             else:
                 record |= {
-                    "path": str((folder / f"{name}.wav").relative_to(job.storage)),
                     "sample_rate": mixture.sample_rate,
                     "residual_db": residual_db(mixture.mixture, sources[index]),
                 }
                 trace = _trace(result.trace, index)
-                record = write_record(folder, name, record, sources[index], trace)
-            done.append(record | {"arm": arm.name, "name": name})
+                record = write_record(job.storage, place, record, sources[index], trace)
+            done.append(record | {"arm": arm.name, "name": trial.name})
         return done
 
 

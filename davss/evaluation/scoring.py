@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from davss.evaluation.mixtures import Library
 from davss.evaluation.records import COST, read_estimate
 from davss.evaluation.trials import UNTRAINED, Trial
 from davss.processes import in_processes
+from davss.storage import Store
 
 WORTH_A_PROCESS = 40  # mixtures that take about as long as a process does to start
 FACTS = ("arm", "key", "num_speakers", "condition", "noise_model", "sir_db", "snr_db")
@@ -30,7 +30,7 @@ def score_plan(
     trials: Sequence[Trial],
     records: pandas.DataFrame,
     library: Library,
-    storage: Path,
+    storage: Store,
     *,
     perceptual: bool = True,
     num_processes: int = 1,
@@ -47,7 +47,7 @@ def score_plan(
 
 
 def score_trial(
-    pair: tuple[Trial, Mapping[str, Any]], library: Library, storage: Path, perceptual: bool
+    pair: tuple[Trial, Mapping[str, Any]], library: Library, storage: Store, perceptual: bool
 ) -> list[dict[str, Any]]:
     """The rows of one trial."""
     (trial, record), row = pair, pair[0].row
@@ -67,8 +67,8 @@ def score_trial(
     if not isinstance(record["path"], str):
         reason = f"separation: {record['error']}"
         return [source | {"error": reason} for source in sources]
-    path = storage / record["path"]
-    estimates, rate = read_estimate(path)
+    path = storage.locate(record["path"])
+    estimates, rate = read_estimate(storage, record["path"])
     mixture = library.render(row)
     if rate != mixture.sample_rate:
         raise DavssError(

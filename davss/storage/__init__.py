@@ -2,25 +2,16 @@
 
 from davss.storage.files import publish, sha256
 from davss.storage.store import S3, Entry, Store
-from davss.storage.stores import (
-    STATE,
-    VARIABLE,
-    LocalStore,
-    open_store,
-    shard_store,
-    storage_root,
-)
+from davss.storage.stores import VARIABLE, LocalStore, open_storage, open_store
 
 __all__ = [
     "S3",
-    "STATE",
     "VARIABLE",
     "Entry",
     "LocalStore",
     "Store",
+    "open_storage",
     "open_store",
     "publish",
     "sha256",
-    "shard_store",
-    "storage_root",
 ]

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,11 +27,13 @@ from s3transfer.exceptions import S3DownloadFailedError
 from urllib3.exceptions import HTTPError
 
 from davss.errors import DavssError, StorageError
-from davss.storage.files import full_disk_explained, publish
+from davss.storage.cache import Cache
+from davss.storage.files import full_disk_explained, publish, sha256
 from davss.storage.store import S3, Entry
 
 PART = 64 << 20  # bytes that are uploaded at once; larger files go in parts
 ATTEMPTS = 8
+DIGEST = "sha256"  # name of an object's metadata
 _ABSENT = {"NoSuchKey", "404", "NotFound"}
 _DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403", "Forbidden"}
 _DENIED |= {"ExpiredToken", "InvalidToken", "401"}
@@ -38,19 +41,21 @@ _DENIED |= {"ExpiredToken", "InvalidToken", "401"}
 
 @dataclass(frozen=True)
 class S3Store:
-    """Objects below a prefix of a bucket; can be pickled. `cache` is a folder of this machine."""
+    """Objects below a prefix of a bucket; can be pickled. `cache` is a folder of whichever machine
+    reads.
+    """
 
     bucket: str
     prefix: str
-    cache: Path | None = None
+    cache: Cache = Cache()
 
     @classmethod
-    def of_url(cls, url: str, cache: Path | None = None) -> S3Store:
+    def of_url(cls, url: str, cache: Cache | None = None) -> S3Store:
         """The store of `s3://bucket/prefix`; the prefix may be absent."""
         bucket, _, prefix = url.removeprefix(S3).partition("/")
         if not bucket:
             raise DavssError(f"{url}: no bucket; expected s3://bucket/prefix")
-        return cls(bucket, prefix.strip("/"), cache)
+        return cls(bucket, prefix.strip("/"), cache or Cache())
 
     def locate(self, name: str) -> str:
         """See Store."""
@@ -75,13 +80,8 @@ class S3Store:
             return open(folder / "object", "rb")
 
     def local(self, name: str) -> Path:
-        """See Store: downloaded to the cache once, which may be emptied at any time."""
-        if self.cache is None:
-            raise DavssError(f"{self.locate(name)}: no folder to download it to was given")
-        path = self.cache / self.bucket / self._key(name)
-        if not path.is_file():
-            self.fetch(name, path)
-        return path
+        """See Store: downloaded to the cache once, and again where it had to go."""
+        return self.cache.get(f"{self.bucket}/{self._key(name)}", partial(self.fetch, name))
 
     def fetch(self, name: str, path: Path) -> None:
         """See Store."""
@@ -94,9 +94,11 @@ class S3Store:
 
     def put(self, path: Path, name: str) -> None:
         """See Store; boto3 sends a checksum with every part, and the size is compared after."""
-        size = path.stat().st_size
+        size, about = path.stat().st_size, {"Metadata": {DIGEST: sha256(path)}}
         with self._explained(name):
-            _client().upload_file(str(path), self.bucket, self._key(name), Config=_transfer())
+            _client().upload_file(
+                str(path), self.bucket, self._key(name), ExtraArgs=about, Config=_transfer()
+            )
         stored = self.stat(name)
         if stored is None or stored.size != size:
             raise StorageError(f"{self.locate(name)}: {size} bytes did not arrive; run it again")
@@ -113,6 +115,17 @@ class S3Store:
                 for found in page.get("Contents", ()):
                     if not found["Key"].endswith("/"):  # some tools mark folders so
                         yield Entry(found["Key"][start:], found["Size"], found["ETag"])
+
+    def holds(self, name: str, digest: str) -> bool:
+        """See Store: by the digest that `put` wrote beside contents whose arrival was proved."""
+        with self._explained(name):
+            try:
+                head = _client().head_object(Bucket=self.bucket, Key=self._key(name))
+            except problems.ClientError as error:
+                if _code(error) not in _ABSENT:
+                    raise
+                return False
+        return bool(head["Metadata"].get(DIGEST) == digest)
 
     def remove(self, name: str) -> None:
         """See Store."""

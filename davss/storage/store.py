@@ -51,6 +51,10 @@ class Store(Protocol):
         """All files below `folder`, in no particular order; none where there is no such folder."""
         ...
 
+    def holds(self, name: str, digest: str) -> bool:
+        """Whether `name` is there with contents of this SHA-256."""
+        ...
+
     def remove(self, name: str) -> None:
         """Remove the file `name`, or all files below the folder `name`, if there are any."""
         ...

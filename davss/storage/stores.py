@@ -1,8 +1,4 @@
-"""Which store is meant: a folder of this machine, or `s3://bucket/prefix`.
-
-$DAVSS_STORAGE says where shards lie; what is written bit by bit (training state, estimates) needs a
-folder, $DAVSS_STATE when $DAVSS_STORAGE is none.
-"""
+"""Which store is meant: a folder of this machine, or `s3://bucket/prefix`."""
 
 from __future__ import annotations
 
@@ -17,10 +13,10 @@ from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
 from davss.errors import DavssError
-from davss.storage.files import full_disk_explained, publish
+from davss.storage.files import full_disk_explained, publish, sha256
 from davss.storage.store import S3, Entry, Store
 
-VARIABLE, STATE = "DAVSS_STORAGE", "DAVSS_STATE"
+VARIABLE = "DAVSS_STORAGE"
 
 
 @dataclass(frozen=True)
@@ -80,6 +76,11 @@ class LocalStore:
                 if entry is not None:  # not removed meanwhile
                     yield entry
 
+    def holds(self, name: str, digest: str) -> bool:
+        """See Store."""
+        path = self.root / name
+        return path.is_file() and sha256(path) == digest
+
     def remove(self, name: str) -> None:
         """See Store."""
         path = self.root / name
@@ -99,43 +100,39 @@ class LocalStore:
                 yield Path(path)
 
 
-def open_store(location: str | Path | Store, cache: Path | None = None) -> Store:
-    """The store of a folder or an `s3://bucket/prefix`; `cache` is where files of a bucket are kept
-    that are read again and again.
-    """
+def open_store(location: str | Path | Store) -> Store:
+    """The store of a folder or an `s3://bucket/prefix`."""
     if not isinstance(location, str | Path):
         return location
     text = str(location)
     if text.startswith(S3):
         from davss.storage.s3 import S3Store
 
-        return S3Store.of_url(text, cache)
+        return S3Store.of_url(text)
     if "://" in text:
         raise DavssError(f"{text}: neither a folder nor s3://bucket/prefix; correct it")
     return LocalStore(Path(location))
 
 
-def storage_root() -> Path:
-    """Folder of what is written bit by bit: $DAVSS_STORAGE, or $DAVSS_STATE where that is a bucket;
-    ./storage by default. Only pipeline stages ask for it.
+def open_storage() -> Store:
+    """What $DAVSS_STORAGE names, a folder or `s3://bucket/prefix`; ./storage by default. Only
+    pipeline stages ask for it.
 
     Raises DavssError where no folder can be.
     """
-    name, root = VARIABLE, os.environ.get(VARIABLE) or "storage"
+    root = os.environ.get(VARIABLE) or "storage"
     if "://" in root:
-        name, root = STATE, os.environ.get(STATE) or "storage"
-        if "://" in root:
-            raise DavssError(f"{STATE}={root}: not a folder; training and estimates need one")
+        return open_store(root)
     path = _workspace() / root
     try:
         nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     except PermissionError as error:
         raise DavssError(
-            f"{name}={root}: {error.filename} may not be read; give a folder of your own"
+            f"{VARIABLE}={root}: {error.filename} may not be read; give a folder of your own"
         ) from None
     if not nearest.is_dir():
-        raise DavssError(f"{name}={root}: {nearest} is a file; give a folder")
-    return path
+        raise DavssError(f"{VARIABLE}={root}: {nearest} is a file; give a folder")
+    return LocalStore(path.resolve())
 
 
 def _workspace() -> Path:
@@ -147,11 +144,3 @@ def _workspace() -> Path:
         if folder.parts[-4:-1] == (".dvc", "tmp", "exps"):
             return folder.parents[3]
     return Path()
-
-
-def shard_store() -> Store:
-    """Where shards lie: $DAVSS_STORAGE, a folder or `s3://bucket/prefix`; ./storage by default."""
-    location = os.environ.get(VARIABLE)
-    if location and "://" in location:
-        return open_store(location, storage_root().resolve() / "cache")
-    return LocalStore(storage_root().resolve())

@@ -11,6 +11,7 @@ import torch
 from davss.config import PriorConfig
 from davss.diffusion.prior import NoisePrior, SpeechPrior
 from davss.shards.loader import Batch
+from davss.storage.mirror import Mirror
 from davss.training.separation import ValidationMixtures
 from davss.training.tracking import TrackingConfig
 from davss.training.validation import ValidationClips
@@ -23,7 +24,8 @@ class TrainingJob:
     `training_batches(batch_size=, max_batch=, samples_seen=, rank=, world_size=)` yields this
     worker's part of every global batch, in parts of at most `max_batch`; `validation_clips`,
     `validation_mixtures` (None: no separation) and `build_prior` are called once in every worker.
-    `state` is the folder for checkpoints, logs and W&B files.
+    `state` is the folder for checkpoints, logs and W&B files; where nodes share none, each has its
+    own there, and `mirror` keeps it in the storage.
     """
 
     name: str
@@ -36,11 +38,28 @@ class TrainingJob:
     validation_clips: Callable[[], ValidationClips]
     validation_mixtures: Callable[[ValidationClips], ValidationMixtures] | None = None
     tracking: TrackingConfig = TrackingConfig()
+    mirror: Mirror | None = None
 
     @property
     def checkpoints(self) -> Path:
         """Where the checkpoints of the run lie."""
         return self.state / "checkpoints"
+
+    def pull_checkpoints(self) -> None:
+        """Have the checkpoints here that the storage has."""
+        if self.mirror:
+            self.mirror.pull(self.checkpoints.name)
+
+    def push_checkpoints(self) -> None:
+        """Have the storage keep the checkpoints that are here, and drop older ones that went."""
+        if self.mirror:
+            self.mirror.push(self.checkpoints.name)
+            here = {path.name for path in self.checkpoints.iterdir()}
+            for name in self.mirror.names(self.checkpoints.name):
+                # One that is newer than all of its kind here is another worker's, who goes on.
+                kind = name.partition("-")[0]
+                if name not in here and name < max(n for n in {name, *here} if n.startswith(kind)):
+                    self.mirror.remove(f"{self.checkpoints.name}/{name}")
 
     @property
     def log_file(self) -> Path:

@@ -101,9 +101,13 @@ def launch(job: TrainingJob, num_workers: tuple[int, int] | None) -> None:
         job.log_file.touch()
         _error_file(job).unlink(missing_ok=True)
     shutil.rmtree(job.state / "ray", ignore_errors=True)
+    if job.mirror:
+        job.mirror.remove("ray")
+        job.mirror.remove(_error_file(job).name)
     # Ray sets a handler of SIGTERM of its own when it starts: ours comes after.
     slots = max(int(this_machine()["CPU"]), most)
-    with ray_running(slots), sigterm_writes(_stop_file(job)), shown(job.log_file):
+    stopping = sigterm_writes(_stop_file(job), job.mirror)
+    with ray_running(slots), stopping, shown(job.log_file, job.mirror):
         resources = plan_resources(num_workers, nodes())
         check_workers(job.config.training, resources.num_workers)
         print(f"{job.name} starts on {_describe(resources)}", file=sys.stderr, flush=True)
@@ -129,6 +133,9 @@ def launch(job: TrainingJob, num_workers: tuple[int, int] | None) -> None:
 
 def _check_end(job: TrainingJob) -> None:
     """Raise or exit unless the run is complete."""
+    if job.mirror:
+        job.mirror.receive(_error_file(job).name)
+    job.pull_checkpoints()
     if _error_file(job).exists():
         raise DavssError(_error_file(job).read_text())
     seen = checkpoint.samples_seen(job.checkpoints)
@@ -160,12 +167,17 @@ def _run_config(job: TrainingJob) -> Any:
 
     return RunConfig(
         name=job.state.name,
-        storage_path=str(job.state / "ray"),
+        storage_path=_ray_folder(job),
         failure_config=FailureConfig(
             max_failures=MAX_FAILURES,
             max_preemption_failures=-1,  # type: ignore[call-arg]
         ),
     )
+
+
+def _ray_folder(job: TrainingJob) -> str:
+    """Where Ray Train keeps what it needs to; all nodes must reach it."""
+    return job.mirror.store.locate(f"{job.mirror.name}/ray") if job.mirror else f"{job.state}/ray"
 
 
 def _stop_file(job: TrainingJob) -> Path:
@@ -194,6 +206,11 @@ def _work(config: dict[str, Any]) -> None:
     import ray.train.torch
 
     job: TrainingJob = config["job"]
+    if job.mirror:
+        job.state.mkdir(parents=True, exist_ok=True)
+        for file in (_error_file(job), _stop_file(job)):
+            file.unlink(missing_ok=True)  # of an earlier run on this node
+            job.mirror.receive(file.name)
     if _error_file(job).exists() or _stop_file(job).exists():
         return
     torch.set_num_threads(config["threads"])
@@ -201,13 +218,15 @@ def _work(config: dict[str, Any]) -> None:
     device = ray.train.torch.get_device()
     worker = Worker(context.get_world_rank(), context.get_world_size(), device)
     try:
-        with closing(StopRequest(_stop_file(job))) as stop:
+        with closing(StopRequest(_stop_file(job), job.mirror)) as stop:
             complete = train(job, worker, stop)
             if not complete and not stop.by_driver():
                 raise _Preempted(f"SIGTERM; {job.name} goes on elsewhere")
     except DavssError as error:
         with publish(_error_file(job)) as path:
             path.write_text(str(error))
+        if job.mirror:
+            job.mirror.send(_error_file(job).name)
         raise
     except _Preempted:
         raise

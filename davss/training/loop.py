@@ -218,6 +218,8 @@ def _restore(job: TrainingJob, worker: Worker) -> TrainingState:
     optimiser = torch.optim.Adam(prior.parameters(), lr=0.0, fused=True)
     state = TrainingState(prior, optimiser, Ema(prior, config.ema_decay))
     # Rank 0 chooses for all: the folder may not look the same to every node just now.
+    if worker.rank == 0:
+        job.pull_checkpoints()
     saved = [checkpoint.load_newest(job.checkpoints) if worker.rank == 0 else None]
     if worker.world_size > 1:
         dist.broadcast_object_list(saved, device=worker.device)

@@ -11,8 +11,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from davss.errors import StorageError
+from davss.storage.mirror import Mirror
+
+INTERVAL, MIRROR_INTERVAL = 0.5, 5.0  # seconds between two looks at the log
 
 
 class Progress:
@@ -21,8 +26,17 @@ class Progress:
     Counted from `start` samples at construction; a line is `due` when `every` seconds have passed.
     """
 
-    def __init__(self, path: Path, name: str, total: int, start: int, every: float = 10.0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        name: str,
+        total: int,
+        start: int,
+        every: float = 10.0,
+        mirror: Mirror | None = None,
+    ) -> None:
         self.path, self.name, self.total, self.start, self.every = path, name, total, start, every
+        self.mirror = mirror
         self.began = time.monotonic()
         self.shown = self.began
         self.valid: float | None = None
@@ -31,6 +45,9 @@ class Progress:
         """Append one line."""
         with self.path.open("a") as file:
             file.write(f"{self.name} {message}\n")
+        if self.mirror:
+            with suppress(StorageError):  # a line less is no reason to end
+                self.mirror.send(self.path.name)
 
     def due(self) -> bool:
         """Whether `every` seconds have passed since the last line."""
@@ -68,25 +85,38 @@ def duration(seconds: float) -> str:
 
 
 @contextmanager
-def shown(path: Path, interval: float = 0.5) -> Iterator[None]:
-    """Print what is appended to `path` to stderr while the block runs."""
+def shown(path: Path, mirror: Mirror | None = None) -> Iterator[None]:
+    """Print what is appended to `path`, or to what the storage has of it, to stderr while the block
+    runs.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
-    ended = threading.Event()
-    position = path.stat().st_size
+    # Not the file itself: a worker on this machine may be writing it.
+    source = path.with_name(f"shown-{path.name}") if mirror else path
+    source.touch()
 
-    def follow() -> None:
-        with path.open() as file:
-            file.seek(position)
-            while True:
-                last_round = ended.is_set()
-                for line in file:
-                    print(line, end="", file=sys.stderr, flush=True)
-                if last_round:
-                    return
-                ended.wait(interval)
+    def look() -> None:
+        if mirror:
+            with suppress(StorageError):  # the next look may find it
+                mirror.receive(path.name, source)
 
-    thread = threading.Thread(target=follow, daemon=True)
+    look()
+    ended, position = threading.Event(), source.stat().st_size
+
+    def follow(position: int) -> None:
+        while True:
+            last_round = ended.is_set()
+            look()
+            with source.open("rb") as file:
+                file.seek(position)
+                text = file.read()
+            position += len(text)
+            print(text.decode(errors="replace"), end="", file=sys.stderr, flush=True)
+            if last_round:
+                return
+            ended.wait(MIRROR_INTERVAL if mirror else INTERVAL)
+
+    thread = threading.Thread(target=follow, args=(position,), daemon=True)
     thread.start()
     try:
         yield

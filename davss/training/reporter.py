@@ -60,7 +60,9 @@ class Reporter:
         if worker.rank == 0:
             job.state.mkdir(parents=True, exist_ok=True)
             total, seen = self.config.total_samples, state.samples_seen
-            self.progress = Progress(job.log_file, job.name, total, seen)
+            if job.mirror:
+                job.mirror.receive(job.log_file.name)
+            self.progress = Progress(job.log_file, job.name, total, seen, mirror=job.mirror)
             self.handler = WarningLines(self.progress)
             logging.getLogger("davss").addHandler(self.handler)
             if seen:
@@ -94,10 +96,13 @@ class Reporter:
         if self.worker.rank == 0:
             keep = self.config.keep_checkpoints
             checkpoint.save(self.state.state_dict(), self.job.checkpoints, keep)
+            self.job.push_checkpoints()
 
     def close(self) -> None:
         """Finish the tracker and stop listening to warnings."""
         self.tracker.finish()
+        if self.worker.rank == 0 and self.job.mirror:
+            self.job.mirror.push("wandb")
         if self.handler:
             logging.getLogger("davss").removeHandler(self.handler)
 

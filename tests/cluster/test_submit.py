@@ -54,7 +54,7 @@ run(main, reads_params=False)
 PACKAGES = {
     "cluster": ["__init__", "collect", "jobs", "stages", "submit"],
     "davss": ["config", "errors"],
-    "davss/storage": ["__init__", "files", "store", "stores"],
+    "davss/storage": ["__init__", "cache", "files", "store", "stores"],
     "pipelines": ["__init__", "compose"],
 }
 DEPS = ["data/manifest.txt"]
@@ -353,9 +353,9 @@ def test_the_runtime_environment_passes_no_keys(tmp_path):
     assert made["env_vars"]["DAVSS_STORAGE"] == "/there"
     assert made["env_vars"]["WANDB_MODE"] == "offline"
     assert not {"WANDB_API_KEY", "HOME"} & set(made["env_vars"])
-    given |= {"DAVSS_STORAGE": "s3://b/x", "AWS_ENDPOINT_URL": "u", "AWS_SECRET_ACCESS_KEY": "s"}
+    given |= {"AWS_ENDPOINT_URL": "u", "AWS_SECRET_ACCESS_KEY": "s"}
     made = make_runtime_env(RUNTIME_ENV, "folder", "/there", given)["env_vars"]
-    assert (made["DAVSS_STORAGE"], made["DAVSS_STATE"]) == ("s3://b/x", "/there")
+    assert made["DAVSS_CLUSTER"] == "", "a job submits no job"
     assert made["AWS_ENDPOINT_URL"] == "u" and "AWS_SECRET_ACCESS_KEY" not in made
     with pytest.raises(DavssError, match="not a runtime environment"):
         make_runtime_env(tmp_path / "none.yaml", "folder", "/there", {})

@@ -28,6 +28,7 @@ from davss.evaluation.scoring import score_plan
 from davss.evaluation.tables import markdown
 from davss.evaluation.trials import Arm, Trial, lips_for
 from davss.shards.contract import Clip
+from davss.storage import LocalStore
 from tests.evaluation.test_mixtures import RATE, Reader
 
 FRAME = 320
@@ -103,10 +104,10 @@ class LipReader:
 def run(planned: list[Trial], material: Material, folder: Path) -> pandas.DataFrame:
     """The rows of the speakers of a plan."""
     make = partial(LipReader, speech=material.speech)
-    folders = {trial.arm.name: folder / trial.arm.name for trial in planned}
-    job = Job(material.library, make, folder, folders)
+    folders = {trial.arm.name: trial.arm.name for trial in planned}
+    job = Job(material.library, make, LocalStore(folder), folders)
     records = run_plan(planned, job, 4, 1)
-    rows = score_plan(planned, records, material.library, folder, perceptual=False)
+    rows = score_plan(planned, records, material.library, job.storage, perceptual=False)
     return rows[rows.source != "noise"]
 
 

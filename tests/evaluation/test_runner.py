@@ -26,6 +26,7 @@ from davss.evaluation.batches import batches_of, passes
 from davss.evaluation.mixtures import Mixture, rows_of
 from davss.evaluation.scoring import score_plan
 from davss.evaluation.trials import Arm, Trial, as_frame, cross
+from davss.storage import LocalStore
 
 RATE, SAMPLES, STEPS = 8000, 800, 3
 ARM = Arm("wham", "wham", SamplerConfig(num_steps=STEPS))
@@ -90,8 +91,8 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> runner.Job:
 
 
 def make_job(storage: Path) -> runner.Job:
-    folders = {name: storage / "estimates" / name for name in ("wham", "nmf")}
-    return runner.Job(FakeLibrary(), FakeSeparator, storage, folders)  # type: ignore[arg-type]
+    folders = {name: f"estimates/{name}" for name in ("wham", "nmf")}
+    return runner.Job(FakeLibrary(), FakeSeparator, LocalStore(storage), folders)  # type: ignore[arg-type]
 
 
 def separate(trials: list[Trial], job: runner.Job) -> dict[str, dict[str, Any]]:
@@ -107,14 +108,16 @@ def test_a_trial_is_separated_written_and_described(job, tmp_path):
     assert row["path"] == f"estimates/wham/{name}.wav" and row["error"] is None
     assert row["evaluations"] == 3 and row["residual_db"] < -100
     assert row["precision"] == "float32"
-    sources, rate = records.read_estimate(tmp_path / row["path"])
+    sources, rate = records.read_estimate(job.storage, row["path"])
     assert sources.shape == (3, SAMPLES) and rate == RATE
     mixture = job.library.render(trials[1].row)
     np.testing.assert_allclose(sources.sum(0), mixture.mixture, atol=1e-5)
-    trace = records.read_trace(tmp_path / row["path"])
+    trace = records.read_trace(job.storage, row["path"])
     assert set(trace) == set(records.TRACE) and trace["prior_step"].shape == (3, 3)
     np.testing.assert_array_equal(trace["likelihood"], [1, 3, 5])
-    assert records.finished(job.folders["wham"], name) == {n: row[n] for n in records.RECORD}
+    assert records.finished(job.storage, job.place(trials[1])) == {
+        n: row[n] for n in records.RECORD
+    }
 
 
 def test_a_bad_item_is_a_row_with_its_error_and_spoils_no_other(job, capsys):
@@ -125,7 +128,9 @@ def test_a_bad_item_is_a_row_with_its_error_and_spoils_no_other(job, capsys):
     assert found["unreadable-1"]["error"] == "unreadable-1: shard is missing"
     assert found["diverge-1"]["error"] == "not finite" and pandas.isna(found["diverge-1"]["path"])
     assert pandas.isna(found["good"]["error"])
-    suffixes = sorted(path.name.partition(".")[2] for path in job.folders["wham"].iterdir())
+    suffixes = sorted(
+        path.name.partition(".")[2] for path in (job.storage.root / job.folders["wham"]).iterdir()
+    )
     assert suffixes == ["json", "json", "trace.npz", "wav"], "of good, and why diverge-1 has none"
     assert "failed=3" in capsys.readouterr().err
     done = runner.find_records(trials, job)
@@ -140,8 +145,8 @@ def test_a_bad_item_is_a_row_with_its_error_and_spoils_no_other(job, capsys):
 def test_what_is_damaged_is_done_again_and_nothing_else(job, monkeypatch):
     trials = cross([ARM, replace(ARM, name="nmf", noise="nmf")], rows("a", "b", "c", "diverge"))
     first = runner.run_plan(trials, job, 2, 1)
-    (job.folders["wham"] / f"{trials[0].name}.wav").write_bytes(b"RIFF")
-    (job.folders["nmf"] / f"{trials[1].name}.json").write_text("{")
+    (job.storage.root / job.folders["wham"] / f"{trials[0].name}.wav").write_bytes(b"RIFF")
+    (job.storage.root / job.folders["nmf"] / f"{trials[1].name}.json").write_text("{")
     made: list[FakeSeparator] = []
 
     def make(arm, device):

@@ -14,6 +14,7 @@ from davss.evaluation.mixtures import rows_of
 from davss.evaluation.records import make_record, write_record
 from davss.evaluation.scoring import COLUMNS
 from davss.processes import in_processes
+from davss.storage import LocalStore
 from pipelines import score
 from pipelines.clips import open_library
 
@@ -24,12 +25,14 @@ SCORES, ESTIMATES = Path("data/scores/wham-wham.parquet"), Path("data/estimates/
 def separated(project: Path) -> Path:
     """The project with estimates of half the error of the mixture; the last mixture failed."""
     manifest = list(rows_of(pandas.read_parquet("data/mixtures/wham.parquet")))
-    library, folder, rows = open_library("wham"), Path("storage/estimates/x"), []
+    library, store, rows = open_library("wham"), LocalStore(Path("storage")), []
     for row in manifest[:-1]:
         mixture, name = library.render(row), row["key"]
         sources = np.concatenate([mixture.speech, mixture.noise[None]])
         record = make_record(row, 1.5, path=f"estimates/x/{name}.wav", sample_rate=8000)
-        rows.append(write_record(folder, name, record, (sources + mixture.mixture) / 2))
+        rows.append(
+            write_record(store, f"estimates/x/{name}", record, (sources + mixture.mixture) / 2)
+        )
     rows.append(make_record(manifest[-1], error="the sampler diverged"))
     ESTIMATES.parent.mkdir(parents=True)
     pandas.DataFrame(rows).to_parquet(ESTIMATES)

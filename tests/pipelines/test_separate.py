@@ -18,6 +18,7 @@ from davss.errors import DavssError
 from davss.evaluation import records
 from davss.evaluation.runner import Actors, Job, Separating
 from davss.evaluation.trials import Arm
+from davss.storage import LocalStore
 from pipelines import evaluating, separate
 from pipelines.clips import open_library
 from pipelines.evaluating import Makers, make_job
@@ -42,9 +43,9 @@ def test_stage_writes_estimates_and_their_manifest(project):
     assert list(rows.num_speakers) == [1, 1, 2, 2] and set(rows.arm) == {"wham"}
     assert (rows.evaluations == 2).all() and (rows.residual_db < 20).all()
     for row in rows.itertuples():
-        sources, rate = records.read_estimate(Path("storage") / row.path)
+        sources, rate = records.read_estimate(LocalStore(Path("storage")), row.path)
         assert sources.shape == (row.num_speakers + 1, 8000) and rate == 8000
-        trace = records.read_trace(Path("storage") / row.path)
+        trace = records.read_trace(LocalStore(Path("storage")), row.path)
         assert trace["likelihood_step"].shape == (2, row.num_speakers + 1)
 
 
@@ -121,7 +122,7 @@ def test_a_noise_model_without_training_needs_no_noise_prior(project, noise):
     separate.main([noise, "wham"])
     rows = pandas.read_parquet(f"data/estimates/{noise}-wham.parquet")
     assert len(rows) == 4 and rows.error.isna().all()
-    sources, _ = records.read_estimate(Path("storage") / rows.path[0])
+    sources, _ = records.read_estimate(LocalStore(Path("storage")), rows.path[0])
     assert sources.shape == (2, 8000) and (sources.std(axis=1) > 0).all()
 
 

@@ -19,9 +19,9 @@ stages:
 """
 LOOK = """
 import pathlib
-from davss.storage import shard_store, storage_root
-shard = shard_store().local("shards/x.tar").read_text()
-pathlib.Path("found.txt").write_text(f"{shard} {storage_root().resolve()}")
+from davss.storage import open_storage, open_storage
+shard = open_storage().local("shards/x.tar").read_text()
+pathlib.Path("found.txt").write_text(f"{shard} {open_storage().root}")
 """
 
 

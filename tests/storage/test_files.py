@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from davss.errors import DavssError, StorageError
-from davss.storage import LocalStore, publish, sha256, shard_store, storage_root
+from davss.storage import LocalStore, open_storage, publish, sha256
 
 
 def test_publish_file_and_failure(tmp_path):
@@ -33,22 +33,15 @@ def test_publish_replaces_a_folder_as_a_whole(tmp_path):
 
 
 def test_where_things_lie(monkeypatch):
-    for name in ("DAVSS_STORAGE", "DAVSS_STATE"):
-        monkeypatch.delenv(name, raising=False)
-    assert storage_root() == Path("storage")
-    assert shard_store() == LocalStore(Path("storage").resolve())
+    monkeypatch.delenv("DAVSS_STORAGE", raising=False)
+    assert open_storage() == LocalStore(Path("storage").resolve())
     monkeypatch.setenv("DAVSS_STORAGE", "/big/disk")
-    assert storage_root() == Path("/big/disk")
-    assert shard_store() == LocalStore(Path("/big/disk"))
+    assert open_storage() == LocalStore(Path("/big/disk"))
     monkeypatch.setenv("DAVSS_STORAGE", "s3://bucket/x")
-    assert storage_root() == Path("storage")
-    assert shard_store().locate("y") == "s3://bucket/x/y"
-    monkeypatch.setenv("DAVSS_STATE", "/state")
-    assert storage_root() == Path("/state")
-    for name in ("DAVSS_STATE", "DAVSS_STORAGE"):
-        monkeypatch.setenv(name, "gs://bucket")
-        with pytest.raises(DavssError, match="gs://bucket: "):
-            shard_store()
+    assert open_storage().locate("y") == "s3://bucket/x/y"
+    monkeypatch.setenv("DAVSS_STORAGE", "gs://bucket")
+    with pytest.raises(DavssError, match="gs://bucket: "):
+        open_storage()
 
 
 def test_sha256(tmp_path):
@@ -61,7 +54,7 @@ def test_storage_that_is_a_file_or_in_a_closed_folder(tmp_path, monkeypatch):
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         monkeypatch.setenv("DAVSS_STORAGE", str(path))
         with pytest.raises(DavssError, match=f"^DAVSS_STORAGE={path}: .*file is a file; give"):
-            shard_store()
+            open_storage()
     with pytest.raises(StorageError, match="below: Not a directory; correct"), publish(path / "x"):
         pass
 
@@ -78,7 +71,7 @@ def test_storage_of_somebody_else(tmp_path, monkeypatch):
     os.seteuid(54321)
     try:
         with pytest.raises(DavssError, match=r"^DAVSS_STORAGE=.*may not be read; give"):
-            storage_root()
+            open_storage()
         with pytest.raises(StorageError, match=r"readable/x: Permission denied; correct"):
             LocalStore(readable).scratch("x").__enter__()
         with (

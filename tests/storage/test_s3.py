@@ -5,19 +5,24 @@ from __future__ import annotations
 import os
 import pickle
 from pathlib import Path
+from unittest.mock import ANY
 
+import numpy as np
 import pytest
 
 from davss.errors import DavssError
+from davss.evaluation.records import finished, make_record, read_estimate, read_trace, write_record
 from davss.storage import open_store, sha256
 from davss.storage import s3 as module
+from davss.storage.cache import Cache
+from davss.storage.mirror import Mirror
 from davss.storage.s3 import S3Store
 from tests import s3_server
 
 
 @pytest.fixture
 def store(s3, tmp_path) -> S3Store:
-    return open_store(f"s3://{s3.bucket}/deep/er", tmp_path / "cache")
+    return S3Store.of_url(f"s3://{s3.bucket}/deep/er", Cache(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -182,3 +187,41 @@ def test_a_full_disk_is_told_and_left_as_it_was(store, tiny_disk, tmp_path):
 @pytest.mark.parametrize("url", ["gs://bucket/x", "s3://", "s3:///x"])
 def test_other_urls(url):
     assert url in one_line(lambda: open_store(url))
+
+
+def test_a_mirror_keeps_a_folder_for_the_next_machine(store, tmp_path):
+    """Files named by their contents, once each; one that grows, again and again."""
+    here, there = (Mirror(store, "run", tmp_path / name) for name in ("here", "there"))
+    (here.folder / "kept").mkdir(parents=True)
+    for name in ("a", "b", ".hidden"):
+        (here.folder / "kept" / name).write_text(name)
+    here.push("kept")
+    version = store.stat("run/kept/a").version
+    here.push("kept")
+    assert store.stat("run/kept/a").version == version and here.names("kept") == ["a", "b"]
+    assert not there.receive("log")
+    for text in ("one ", "two"):
+        with open(here.folder / "log", "a") as log:
+            log.write(text)
+        here.send("log")
+    there.pull("kept")
+    assert sorted(path.name for path in (there.folder / "kept").iterdir()) == ["a", "b"]
+    assert there.receive("log") and (there.folder / "log").read_text() == "one two"
+    there.remove("kept")
+    assert not here.names("kept") and here.has("log")
+
+
+def test_an_estimate_is_written_to_a_bucket_and_found_again(store):
+    sources = np.random.default_rng(0).standard_normal((2, 800)).astype(np.float32)
+    row = {"key": "k", "num_speakers": 1}
+    record = write_record(
+        store, "estimates/x/k", make_record(row, sample_rate=8000), sources, {"sigma": np.ones(2)}
+    )
+    assert finished(store, "estimates/x/k") == record | {"residual_db": ANY}
+    found, rate = read_estimate(store, record["path"])
+    np.testing.assert_array_equal(found, sources)
+    assert rate == 8000 and list(read_trace(store, record["path"])) == ["sigma"]
+    with store.scratch("") as folder:
+        (folder / "x").write_bytes(b"another")
+        store.put(folder / "x", record["path"])
+    assert finished(store, "estimates/x/k") is None, "its sound is another"

@@ -5,7 +5,7 @@ from davss.training.progress import Progress, duration, shown
 
 def test_lines_reach_the_terminal(tmp_path, capsys):
     log = tmp_path / "run" / "train.log"
-    with shown(log, interval=0.01):
+    with shown(log):
         progress = Progress(log, "speech", total=4000, start=0)
         assert not progress.due()
         progress.valid = 0.33
@@ -19,7 +19,7 @@ def test_lines_reach_the_terminal(tmp_path, capsys):
 def test_only_new_lines_are_shown(tmp_path, capsys):
     log = tmp_path / "train.log"
     log.write_text("of an earlier run\n")
-    with shown(log, interval=0.01):
+    with shown(log):
         pass
     assert capsys.readouterr().err == ""
 
