@@ -21,6 +21,7 @@ from pipelines import CLUSTER
 ADDRESS = "RAY_API_SERVER_ADDRESS"
 KNOCK = 5.0  # seconds that a cluster gets to take a connection, and again to answer
 PATIENCE = 60.0  # seconds without an answer after which a cluster counts as gone
+BROKEN = (ConnectionError, requests.ConnectionError)
 STOP_WAIT = 20.0  # seconds that an interrupted job gets to end
 
 
@@ -74,16 +75,23 @@ def start(
     """Upload the working directory and submit the job, in the place of one that has ended; one
     that somebody else started meanwhile is left running. DavssError when the cluster refuses it.
     """
-    try:
-        if state(client, job) is not None:
-            client.delete_job(job)
-        client.submit_job(
-            entrypoint=entrypoint, submission_id=job, runtime_env=runtime_env, **resources
-        )
-    except (RuntimeError, ValueError, ConnectionError, requests.RequestException) as error:
-        if "already exists" in str(error):
+    began, refused = time.monotonic(), (RuntimeError, ValueError, *BROKEN)
+    while True:
+        try:
+            known = state(client, job)
+            if known is not None and not known.is_terminal():
+                return  # somebody else's, or an attempt that was not answered
+            if known is not None:
+                client.delete_job(job)
+            client.submit_job(
+                entrypoint=entrypoint, submission_id=job, runtime_env=runtime_env, **resources
+            )
             return
-        raise DavssError(f"{job}: the cluster refused the job ({_line(error)})") from None
+        except refused as error:
+            again = isinstance(error, BROKEN) or "already exists" in str(error)
+            if not again or time.monotonic() - began > PATIENCE:
+                raise DavssError(f"{job}: the cluster refused the job ({_line(error)})") from None
+        time.sleep(1)
 
 
 def wait(client: Client, job: str) -> int:
