@@ -1,4 +1,5 @@
-"""The command line: `davss separate`, `score`, `validate`, `info`, `convert`, `profile`.
+"""The command line: `davss separate`, `score`, `validate`, `info`, `convert`, `profile`,
+`jobs`.
 
 Bad input ends with one line on stderr and exit status 2; Ctrl-C with 130.
 """
@@ -26,6 +27,7 @@ from davss.cli.flags import (
     path,
     sampler_settings,
 )
+from davss.cli.jobs import add_jobs
 from davss.cli.scores import add_score
 from davss.config import DiffusionConfig, NetworkConfig, changed
 from davss.errors import DavssError, ending_in_one_line
@@ -58,6 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     info.set_defaults(run=_info)
     _add_convert(commands)
     _add_profile(commands)
+    add_jobs(commands)
     return parser
 
 

@@ -1,18 +1,24 @@
 """Manifests of the cluster: they parse, name what the code reads, and retry nothing."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
+from ray.autoscaler._private.util import validate_config
+
+from cluster import render
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
 
 
 @pytest.fixture
-def spec():
-    manifest = yaml.safe_load((CLUSTER / "rayjob-train.yaml").read_text())
+def spec(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    render.main(["train_speech"])
+    manifest = yaml.safe_load(capsys.readouterr().out)
     assert manifest["apiVersion"] == "ray.io/v1" and manifest["kind"] == "RayJob"
     assert re.fullmatch(r"[a-z0-9-]{1,47}", manifest["metadata"]["name"])
     return manifest["spec"]
@@ -63,6 +69,36 @@ def test_versions_are_those_of_the_lock(spec):
     version = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.M).group(1)
     image = spec["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["image"]
     assert image.endswith(f":{version}")
+
+
+def test_a_cluster_that_stays_grows_from_nothing_with_a_token_and_no_secret_in_it(spec):
+    cluster = yaml.safe_load((CLUSTER / "raycluster.yaml").read_text())["spec"]
+    assert cluster["rayVersion"] == spec["rayClusterSpec"]["rayVersion"]
+    assert cluster["authOptions"] == {"mode": "token"} and cluster["enableInTreeAutoscaling"]
+    head, groups = cluster["headGroupSpec"], cluster["workerGroupSpecs"]
+    assert head["rayStartParams"]["num-cpus"] == "0"
+    assert [group["minReplicas"] for group in groups] == [0, 0]
+    image = spec["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["image"]
+    for group in (head, *groups):
+        (container,) = group["template"]["spec"]["containers"]
+        assert container["image"] == image
+        assert container["envFrom"] == [{"secretRef": {"name": "davss-bucket"}}]
+        assert {each["name"] for each in container.get("env", [])} <= {"DAVSS_CACHE_GB"}
+
+
+def test_aws_has_rays_schema_and_a_private_head():
+    config = yaml.safe_load((CLUSTER / "aws.yaml").read_text())
+    validate_config(config)
+    assert config["available_node_types"]["head"]["resources"] == {"CPU": 0}
+    assert "--dashboard-host=127.0.0.1" in config["head_start_ray_commands"][-1]
+    with pytest.raises(Exception, match="'max_workers' was unexpected|max_workerz"):
+        validate_config(config | {"max_workerz": 1})
+
+
+def test_slurm_script_is_bash_and_has_a_token():
+    script = CLUSTER / "slurm.sh"
+    subprocess.run(["bash", "-n", str(script)], check=True)
+    assert "RAY_AUTH_MODE=token" in script.read_text()
 
 
 def test_the_image_holds_packages_and_no_code():
