@@ -6,9 +6,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import ray
 import yaml
 from jsonschema import ValidationError, validate
-from ray.autoscaler._private.util import RAY_SCHEMA_PATH
 
 from cluster import render
 
@@ -90,7 +90,7 @@ def test_a_cluster_that_stays_grows_from_nothing_with_a_token_and_no_secret_in_i
 
 def test_aws_has_rays_schema_and_a_private_head():
     config = yaml.safe_load((CLUSTER / "aws.yaml").read_text())
-    schema = json.loads(Path(RAY_SCHEMA_PATH).read_text())
+    schema = json.loads((Path(ray.__file__).parent / "autoscaler" / "ray-schema.json").read_text())
     validate(config, schema)
     assert config["available_node_types"]["head"]["resources"] == {"CPU": 0}
     assert "--dashboard-host=127.0.0.1" in config["head_start_ray_commands"][-1]
