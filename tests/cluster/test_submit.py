@@ -227,6 +227,7 @@ def test_training_on_a_node_of_two_cores(training, environment, address):
     assert (training / "data/priors/wham/weights.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_dvc_repro_joins_a_job_and_fetches_what_has_ended(project, environment, address, tmp_path):
     """Of four clients the first is interrupted, the second killed, the third comes after the end;
     one job does the work once. The last runs without a cluster, to the same dvc.lock.
