@@ -167,6 +167,7 @@ class MeanFieldConfig(SamplerConfig):
     """
 
     name: Literal["mean_field"] = "mean_field"
+    num_samples: Literal[1] = 1
     num_steps: Count = 1
     guidance_weight: float = 0.0
     level: Positive = 0.35

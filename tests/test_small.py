@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 import davss
 from davss import small
 from davss.cli import main
+from davss.cli.application import packaged_for
 from davss.config import PRESETS
 from davss.diffusion.prior import NoisePrior, SpeechPrior, load_prior, save_prior
 from davss.errors import DavssError
@@ -96,7 +97,12 @@ def test_separator_of_the_packaged_priors(folder):
 
 
 def test_separate_takes_them_by_default_and_says_so(folder, capsys):
-    flags = "--out out --num-steps 2 --num-samples 1 --device cpu"
+    main(["separate", "mix.wav", "--out", "out", "--device", "cpu"])
+    assert f"speech prior: {small.SPEECH_16}, packaged" in capsys.readouterr().err
+    report = json.loads((folder / "out" / "separation.json").read_text())
+    assert report["speech_prior"] == small.SPEECH_16 and report["bandwidth"] == 8000
+    assert report["sampler"]["name"] == "mean_field"
+    flags = "--out out --speakers 2 --num-steps 2 --num-samples 1 --device cpu"
     main(f"separate mix.wav {flags}".split())
     said = capsys.readouterr().err
     assert f"speech prior: small-speech, packaged with davss {davss.__version__}; " in said
@@ -134,7 +140,15 @@ def test_the_preset_follows_the_speech_prior(folder, monkeypatch):
         ("--speech-prior small16-speech", "direct"),
     ):
         main(f"separate mix.wav --out out {flags}".split())
-        assert received["sampler"] == PRESETS[preset]
+        prior = received["speech_prior"] or Path(small.SPEECH)
+        assert received["sampler"](prior) == PRESETS[preset]
+
+
+def test_one_speaker_without_lips_has_priors_of_16_khz():
+    chosen = [packaged_for(*of) for of in ((1, False, "nmf"), (1, False, Path(small.NOISE_16)))]
+    assert chosen == [Path(small.SPEECH_16)] * 2
+    for of in ((2, False, "nmf"), (1, True, "nmf"), (1, False, Path(small.NOISE))):
+        assert packaged_for(*of) == Path(small.SPEECH)
 
 
 def test_help_and_info_know_the_names(folder, capsys):

@@ -6,7 +6,7 @@ Shapes: L speakers with lips · K speakers · T samples · V video frames · D v
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from davss.networks.visual import BravenLips
 from davss.posterior.kept import Kept
 from davss.posterior.recordings import blocks_at_rate
 from davss.posterior.separator import Separator
-from davss.small import is_packaged
+from davss.small import NOISE_16, SPEECH, SPEECH_16, is_packaged
 
 UNFINISHED = ".davss-unfinished"  # below the folder of results: windows of a run that was stopped
 
@@ -40,10 +40,10 @@ def separate_file(
     num_speakers: int | None,
     num_off_screen: int,
     channel: int | None = None,
-    speech_prior: Path,
+    speech_prior: Path | None,
     noise_prior: Path | NoiseModel,
     out: Path,
-    sampler: SamplerConfig,
+    sampler: Callable[[Path], SamplerConfig],
     execution: SeparationConfig | None = None,
     seed: int = 0,
     device: str | None = None,
@@ -60,6 +60,7 @@ def separate_file(
 
     With several draws `spread.npz` says how far they differ: standard deviations (F, N) for every
     source, see davss/posterior/spread.py.
+    `speech_prior` is a packaged one where it is None; `sampler` gives the settings for it.
     `channel`, from 0 on, is separated in place of the mean of all.
     `visual_encoder` is the checkpoint of BRAVEn, for a speech prior whose lips are its features.
     Everything is checked before the sampler starts, and no file is written unless it succeeds.
@@ -75,6 +76,9 @@ def separate_file(
                 f"--faces {faces}: is for a video as input without --lips and --speakers; leave "
                 "one of them out"
             )
+        if speech_prior is None:
+            speech_prior = packaged_for(total, bool(paths), noise_prior)
+        settings = sampler(speech_prior)
         speech, noise = load_pair(speech_prior, noise_prior)
         if paths:
             give_checkpoint(speech, visual_encoder)
@@ -87,7 +91,7 @@ def separate_file(
             seen = np.stack([read_lips(path, speech, sound) for path in paths]) if paths else None
         extras = plan_extras(recording, file, sound, cast, total, mux, preview)
     sample_rate, seconds, length = sound.rate, sound.seconds, len(sound.audio)
-    separator = Separator(speech, noise, sampler, device, execution)
+    separator = Separator(speech, noise, settings, device, execution)
     names = source_files(total)
     check_folder(out, [*names, *extras.names], [file, *paths], 4 * len(names) * length)
 
@@ -137,7 +141,7 @@ def separate_file(
         "bandwidth": min(sample_rate, separator.sample_rate) / 2,
         "seconds": seconds,
         "seed": seed,
-        "sampler": to_dict(sampler),
+        "sampler": to_dict(settings),
         "windows": len(windows),
         "evaluations": result.num_evaluations,
         "retries": int(result.trace["retries"][0]),
@@ -202,6 +206,12 @@ def check_device(device: str | None) -> None:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise DavssError(f"--device {device}: cannot be used here ({reason}); give cpu") from None
+
+
+def packaged_for(num_speakers: int, with_lips: bool, noise_prior: Path | NoiseModel) -> Path:
+    """The packaged speech prior that separates strangers best, at the rate of a noise prior."""
+    slow = isinstance(noise_prior, Path) and str(noise_prior) != NOISE_16
+    return Path(SPEECH if num_speakers > 1 or with_lips or slow else SPEECH_16)
 
 
 def load_pair(

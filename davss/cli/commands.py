@@ -8,6 +8,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +92,8 @@ def _add_separate(commands: Any) -> None:
         help="separate a recording into speakers and noise",
         description="Separate a recording into speakers and noise. Writes speaker_1.wav, "
         "speaker_2.wav, ..., noise.wav and separation.json; files are as long as the input. "
-        "By default it uses the packaged speech prior and the noise model "
-        f"{small.DEFAULT_NOISE}.",
+        f"By default it uses the noise model {small.DEFAULT_NOISE} and a packaged speech prior, "
+        f"{small.SPEECH_16} for one speaker without lips, else {small.SPEECH}.",
         formatter_class=Help,
     )
     add = command.add_argument
@@ -112,10 +113,10 @@ def _add_separate(commands: Any) -> None:
     add("--faces", type=path, metavar="FACES.json", help=text)
     add("--speakers", type=int, metavar="K", help="number of speakers when there are no lips")
     add("--off-screen", type=int, default=0, metavar="N", help="more speakers, without lips")
-    speech, noise = Path(small.SPEECH), small.DEFAULT_NOISE
     text = "channel to separate, from 0 on (default: the mean of those that are not silent)"
     add("--channel", type=int, metavar="N", help=text)
-    add("--speech-prior", type=path, default=speech, metavar="DIR", help=SPEECH_HELP)
+    add("--speech-prior", type=path, metavar="DIR", help=SPEECH_HELP)
+    noise = small.DEFAULT_NOISE
     add("--noise-prior", type=noise_model, default=noise, metavar=NOISE, help=NOISE_HELP)
     text = "BRAVEn's checkpoint, if the speech prior was trained with it"
     add("--visual-encoder", type=path, metavar="FILE", help=text)
@@ -163,7 +164,8 @@ def _add_profile(commands: Any) -> None:
 
 
 def _separate(arguments: argparse.Namespace) -> None:
-    sampler, execution = sampler_settings(arguments), execution_settings(arguments)
+    sampler, execution = partial(sampler_settings, arguments), execution_settings(arguments)
+    sampler(arguments.speech_prior)  # flags that nothing takes are refused before all else
     from davss.cli.application import separate_file  # torch is imported only when there is work
     from davss.cli.inputs import find_recordings
 
@@ -246,10 +248,10 @@ def _convert(arguments: argparse.Namespace) -> None:
 
 
 def _profile(arguments: argparse.Namespace) -> None:
-    sampler, execution = sampler_settings(arguments), execution_settings(arguments)
+    speech_prior, noise_prior = arguments.speech_prior, arguments.noise_prior
+    sampler, execution = sampler_settings(arguments, speech_prior), execution_settings(arguments)
     size, rate = given(arguments, ("nf", "n_fft")), given(arguments, ("sample_rate",))
     network = parse_flags(NetworkConfig, size)
-    speech_prior, noise_prior = arguments.speech_prior, arguments.noise_prior
     trained = isinstance(noise_prior, Path)
     if (speech_prior and noise_prior is None) or (trained and speech_prior is None):
         raise DavssError("--speech-prior, --noise-prior: give both, or neither for untrained ones")

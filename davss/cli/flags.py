@@ -142,12 +142,13 @@ def given(arguments: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]
     return {name: value for name, value in vars(arguments).items() if name in names}
 
 
-def sampler_settings(arguments: argparse.Namespace) -> SamplerConfig:
-    """The preset, changed as the flags say; raises DavssError naming the flag at fault."""
+def sampler_settings(arguments: argparse.Namespace, prior: Path | None) -> SamplerConfig:
+    """The preset, that of `prior` unless it is given, changed as the flags say; raises DavssError
+    naming the flag at fault.
+    """
     changes = given(arguments, sampler_settings_by_name())
-    prior = arguments.speech_prior
-    packaged = prior and small.is_packaged(prior)
-    preset = arguments.preset or (small.preset_of(prior) if packaged else DEFAULT_PRESET)
+    own = small.preset_of(prior) if prior and small.is_packaged(prior) else DEFAULT_PRESET
+    preset = arguments.preset or own
     values = to_dict(PRESETS[preset])
     known = names_of(SAMPLERS[changes.get("name", values["name"])])
     return parse_flags(

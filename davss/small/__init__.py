@@ -12,7 +12,7 @@ FOLDER = Path(__file__).parent
 SPEECH, NOISE, NOISE_DNS = "small-speech", "small-noise", "small-noise-dns"
 SPEECH_16, NOISE_16 = "small16-speech", "small16-noise"
 NAMES = (SPEECH, NOISE, NOISE_DNS, SPEECH_16, NOISE_16)
-# What small-speech is paired with unless told otherwise: whatever separates strangers best.
+# What speech priors are paired with unless told otherwise: whatever separates strangers best.
 DEFAULT_NOISE = "gaussian"
 MAX_MEGABYTES = 12.0  # of all of them together, so that the wheel stays small
 

@@ -117,7 +117,11 @@ def priors(work, shards) -> Path:
 def separate(priors: Path, **changes):
     recording = next((priors / "demo/voxceleb2/test/mp4").glob("*/*/*.mp4"))
     places = {"speech_prior": priors / "speech", "noise_prior": priors / "noise"}
-    places |= {"out": priors / "out", "sampler": SamplerConfig(num_steps=1), "device": "cpu"}
+    places |= {
+        "out": priors / "out",
+        "sampler": lambda _: SamplerConfig(num_steps=1),
+        "device": "cpu",
+    }
     speakers = {"lips": [], "num_speakers": None, "num_off_screen": 0}
     return separate_file(recording, **{**places, **speakers, **changes}), recording
 
