@@ -32,6 +32,7 @@ TARGET = "score@wham-wham"
 TRAINING = ("total_samples=96", "checkpoint_every=16", "validate_every=48", "validation_clips=4")
 OVERRIDES = (
     *("demo.clips_per_speaker=6", "demo.test_clips_per_speaker=3", "mixtures.num_speakers=[1]"),
+    *("demo.dev_speeds=[1.0]", "demo.test_speakers=[ru_f]", "demo.dns_scenes=[waves]"),
     *("conditions=[wham]", "noise_models=[wham]", "sampler.num_steps=6", "sampler.num_samples=1"),
     *("separation.batch_size=1", "mixtures.per_num_speakers=6"),
     *(f"{kind}_prior.training.{each}" for kind in ("speech", "noise") for each in TRAINING),
@@ -71,6 +72,7 @@ class Cluster:
         until(lambda: answers(f"{self.url}/api/jobs/", headers))
         for name in ("one", "two"):
             self.worker(name)
+            until(lambda name=name: "runtime started" in (folder / f"{name}.log").read_text())
 
     def node(self, name: str, *options: str) -> None:
         """Start a node that knows nothing of the others but the head's address."""
@@ -212,6 +214,7 @@ def rehearse(cluster: Cluster, root: Path, environment: dict[str, str], log: Pat
     client = Client(root, environment, log)
     client.says("shards@voxceleb2: job")
     os.killpg(client.process.pid, signal.SIGKILL)
+    client.process.wait()  # DVC takes a zombie for a client that is at work
     since = time.monotonic()
     client = Client(root, environment, log)
     client.says("shards@voxceleb2: ")
