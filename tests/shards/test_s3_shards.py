@@ -23,6 +23,8 @@ from davss.shards.validate import validate
 from davss.shards.writer import write_piece
 from davss.storage import LocalStore, open_store, sha256
 from davss.storage import s3 as module
+from davss.storage.cache import Cache
+from davss.storage.s3 import S3Store
 from tests import s3_server
 
 CONFIG = ShardsConfig(sample_rate=8000, min_seconds=1.0, shard_megabytes=0.1)
@@ -62,7 +64,7 @@ def test_bucket_and_folder_hold_the_same(raw, s3, tmp_path, monkeypatch, capsys)
         RawClip(clip.key, clip.split, "", clip.source, tmp_path / "raw" / clip.source)
         for clip in raw
     ]
-    store = open_store(f"s3://{s3.bucket}/davss", tmp_path / "cache")
+    store = S3Store.of_url(f"s3://{s3.bucket}/davss", Cache(tmp_path / "cache"))
     summary = build(raw, tmp_path / "out", store)
     assert (summary.clips, summary.rejects) == (25, 1)
     build(local, tmp_path / "local", tmp_path / "st")
@@ -95,7 +97,7 @@ def shards(raw, s3, tmp_path):
     from davss.shards.manifests import write_manifests
     from davss.shards.writer import assemble
 
-    store = open_store(f"s3://{s3.bucket}/davss", tmp_path / "cache")
+    store = S3Store.of_url(f"s3://{s3.bucket}/davss", Cache(tmp_path / "cache"))
     results = []
     for split in COUNTS:
         clips = [clip for clip in raw if clip.split == split]
@@ -108,7 +110,7 @@ def shards(raw, s3, tmp_path):
 
 
 def batches(shards, num_workers: int, cache: Path):
-    store = replace(shards[1], cache=cache)
+    store = replace(shards[1], cache=Cache(cache))
     locations = training_shards(shards[0], store, "train", crop_samples=8000, sample_rate=8000)
     loader = training_loader(
         locations,

@@ -144,7 +144,7 @@ def test_wrong_keys_and_missing_things(store, s3, tmp_path, monkeypatch):
     assert "x: no such object" in one_line(lambda: store.open("x"))
     assert "x: no such object" in one_line(lambda: store.local("x"))
     assert not (tmp_path / "cache" / s3.bucket / "deep/er/x").exists()
-    absent = S3Store("no-such-bucket", "", tmp_path)
+    absent = S3Store("no-such-bucket", "", Cache(tmp_path))
     (tmp_path / "f").write_text("1")
     calls = [lambda: absent.stat("x"), lambda: absent.open("x"), lambda: list(absent.list(""))]
     for call in calls:
