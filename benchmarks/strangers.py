@@ -8,12 +8,14 @@ heard the recording (another stretch of it), the scene (other recordings), or no
 `strangers_valid.csv` is such a list of validation material, to choose settings on. SPEECH and
 NOISE are folders in which the files of the list lie. Every noise model has the same speech prior
 and sampler; a `+` and settings after its name change the sampler: `gaussian+shares=measured`.
+With `--peers` supervised enhancers (`davss/evaluation/peers.py`) are in the table as well.
 Prints means with 95 % intervals, and the paired differences from the first model.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -30,6 +32,7 @@ from scipy import signal, stats
 
 from davss import PRESETS, Separator, load_prior
 from davss.config import NoiseModel
+from davss.evaluation import external
 from davss.evaluation.metrics import si_sdr
 from davss.media.audio import read_audio
 
@@ -83,12 +86,13 @@ def separator(text: str, speech_prior: str, preset: str) -> Separator:
 
 
 def scores(
-    separate: Separator, voices: torch.Tensor, mixture: torch.Tensor, key: str
+    separate: Separator | external.Peer, voices: torch.Tensor, mixture: torch.Tensor, key: str
 ) -> tuple[float, float]:
     """Mean SI-SDR over the speakers, in the better order, and the seconds it took."""
     began = time.process_time()
     found = separate(mixture[None], num_speakers=len(voices), sample_rate=RATE, keys=[key])
-    seconds = time.process_time() - began
+    # an enhancer works in a process of its own
+    seconds = math.nan if isinstance(separate, external.Peer) else time.process_time() - began
     orders = [found.speech[0], found.speech[0].flip(0)]
     return max(si_sdr(order, voices).mean().item() for order in orders), seconds
 
@@ -99,10 +103,13 @@ def measure(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     mixtures = mixtures[mixtures.noise_heard.isin(arguments.heard)]
     mixtures = mixtures[mixtures.num_speakers.isin(arguments.num_speakers)]
     mixtures = mixtures[mixtures["item"] < arguments.mixtures]
-    models = {
+    models: dict[str, Any] = {
         text: separator(text, arguments.speech_prior, arguments.preset)
         for text in arguments.noise_models
     }
+    if arguments.peers:
+        found = external.installed_peers(arguments.peers)
+        models |= {name: external.Peer(name, arguments.peers) for name in found}
     for snr_db in arguments.snr_db:
         for row in mixtures.itertuples():
             voices, mixture = render(row, arguments.speech, arguments.noise, snr_db)
@@ -129,7 +136,13 @@ def table(rows: pandas.DataFrame, first: str) -> str:
         seconds = of_cell.groupby("model").seconds.mean()
         for model in of_cell.model.unique():
             against = "" if model in (first, "mixture") else interval(wide[model] - wide[first])
-            cells = [*cell, model, interval(wide[model]), against, f"{seconds[model]:.1f}"]
+            cells = [
+                *cell,
+                model,
+                interval(wide[model]),
+                against,
+                f"{seconds[model]:.1f}".replace("nan", ""),
+            ]
             lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
 
@@ -148,6 +161,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--heard", nargs="+", default=HEARD, choices=HEARD, help="what training knew of the noise")
     add("--num-speakers", nargs="+", type=int, default=[1])
     add("--snr-db", nargs="+", type=float, default=[0.0, 5.0])
+    add("--peers", type=Path, metavar="PYTHON", help="of the environment of supervised enhancers")
     add("--mixtures", type=int, default=60, help="of each cell, from the top of the list")
     arguments = parser.parse_args(argv)
     rows = pandas.DataFrame(measure(arguments))
