@@ -28,13 +28,13 @@ import numpy as np
 import pandas
 import torch
 import yaml
-from scipy import signal, stats
+from scipy import stats
 
 from davss import PRESETS, Separator, load_prior
 from davss.config import NoiseModel
 from davss.evaluation import external
 from davss.evaluation.metrics import si_sdr
-from davss.media.audio import read_audio
+from davss.media.audio import high_pass, read_audio
 
 RATE, SECONDS = 16_000, 2.8
 HIGH_PASS = 80.0  # Hz: two thirds of the power of some recordings of voices is rumble
@@ -70,8 +70,7 @@ def render(row: Any, speech: Path, noise: Path, snr_db: float) -> tuple[torch.Te
 
 def voice(cut: torch.Tensor) -> torch.Tensor:
     """A voice (T,) without rumble, at unit level."""
-    low_cut = signal.butter(4, HIGH_PASS, "highpass", fs=RATE, output="sos")
-    clear = torch.from_numpy(signal.sosfiltfilt(low_cut, cut.double().numpy()).copy()).float()
+    clear = torch.from_numpy(high_pass(cut.numpy(), HIGH_PASS, RATE))
     return clear / clear.std()
 
 

@@ -370,6 +370,7 @@ class ShardsConfig:
     encoder_fit_clips: Count = 2000
     validation_fraction: Fraction = 0.01  # of VoxCeleb2's dev, by …
     validation_by: Literal["clip", "speaker"] = "speaker"
+    high_pass_hz: NonNegative = 0.0  # of voices, against rumble
     min_seconds: Positive = 4.0
     min_active: Fraction = 0.0  # share of the time with speech; of VoxCeleb2 only, as min_snr_db
     min_snr_db: float | None = None  # estimated from the levels of pauses

@@ -138,6 +138,18 @@ def resample(audio: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
     return resampling.resample(signal, from_rate, to_rate).numpy()
 
 
+def high_pass(audio: np.ndarray, cutoff: float, rate: int) -> np.ndarray:
+    """Float32 (T,) without what lies below `cutoff` Hz (0: as it is), by a Butterworth filter of
+    fourth order, forwards and backwards.
+    """
+    if not cutoff:
+        return audio
+    from scipy import signal  # takes half a second, which few commands need
+
+    sections = signal.butter(4, cutoff, "highpass", fs=rate, output="sos")
+    return signal.sosfiltfilt(sections, audio.astype(np.float64)).astype(np.float32)
+
+
 def write_audio(path: str | Path, audio: np.ndarray, sample_rate: int) -> None:
     """Write (T,) or (C, T) as a float32 wav file, all or nothing; DavssError on NaN, inf, empty."""
     write_blocks(path, [np.asarray(audio, dtype=np.float32)], sample_rate)

@@ -20,7 +20,7 @@ from davss.corpora import RawClip
 from davss.corpora.filters import measure_speech, require_speech
 from davss.errors import DavssError
 from davss.media import FPS
-from davss.media.audio import read_sound, require_sound, resample
+from davss.media.audio import high_pass, read_sound, require_sound, resample
 from davss.media.decoding import require_file, sound_start
 from davss.media.mouth import MouthFinder
 from davss.media.rois import ROI, read_rois
@@ -105,6 +105,7 @@ def read_recording(clip: RawClip, config: ShardsConfig, with_mouth: bool) -> Rec
     _check_seconds(clip, len(audio), config)  # before the costly video
     quality: dict[str, float] = {}
     if clip.speaker:
+        audio = high_pass(audio, config.high_pass_hz, config.sample_rate)
         speech = measure_speech(audio, config.sample_rate)
         require_speech(speech, config.min_active, config.min_snr_db, clip.source)
         quality = dataclasses.asdict(speech)

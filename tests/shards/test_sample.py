@@ -57,6 +57,15 @@ def test_speech_of_any_channel_and_noise_of_the_first(tmp_path, speaker):
     assert abs(clip.meta["rms"] - clip.audio.std()) < 1e-4
 
 
+@pytest.mark.parametrize(("speaker", "power"), [("id1", 0.3**2), ("", 0.3**2 + 0.5**2)])
+def test_only_voices_lose_their_rumble(tmp_path, speaker, power):
+    rumble = np.sin(2 * np.pi * 30 * np.arange(64_000) / 16_000)
+    raw = dataclasses.replace(clip_of(tmp_path, TONE + 0.5 * rumble), speaker=speaker)
+    config = dataclasses.replace(CONFIG, high_pass_hz=80.0)
+    audio = decode(make_sample(raw, config, None)).audio[4000:28_000]
+    assert audio.var() == pytest.approx(power / 2, rel=0.05)
+
+
 def test_loud_audio_is_scaled_not_clipped(tmp_path):
     clip = decode(make_sample(clip_of(tmp_path, 10 * TONE), CONFIG, None))
     spectrum = np.abs(np.fft.rfft(clip.audio)) ** 2
