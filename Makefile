@@ -1,6 +1,8 @@
 # The environment and the commands of davss; `make help` lists them.
 PYTHON ?= python3
 VENV ?= .venv
+# One more than cores, up to four: many tests wait for the processes they start.
+TEST_WORKERS ?= $(shell "$(PYTHON)" -c 'import os; print(min(4, 1 + os.cpu_count()))')
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -42,7 +44,7 @@ params: $(STAMP) ## compose params.yaml afresh from pipelines/conf
 	python -m pipelines.compose
 
 test: $(STAMP) browser ## the test suite
-	python -m pytest -m "not slow" -n logical --maxprocesses 4 --dist loadfile
+	python -m pytest -m "not slow" -n $(TEST_WORKERS) --dist loadfile
 
 test-slow: $(STAMP) browser ## the tests that take minutes
 	python -m pytest -m slow
