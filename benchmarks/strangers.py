@@ -7,7 +7,8 @@ train-clean-100 that are in no training of the packaged priors, in real noise of
 heard the recording (another stretch of it), the scene (other recordings), or nothing.
 `strangers_valid.csv` is such a list of validation material, to choose settings on. SPEECH and
 NOISE are folders in which the files of the list lie. Every noise model has the same speech prior
-and sampler; a `+` and settings after its name change the sampler: `gaussian+shares=measured`.
+and sampler; `PRESET:` or `SAMPLER:` before its name and a `+` and settings after it change the sampler:
+`udiffse:none`, `gaussian+shares=measured`.
 With `--peers` supervised enhancers (`davss/evaluation/peers.py`) are in the table as well.
 Prints means with 95 % intervals, and the paired differences from the first model.
 """
@@ -31,7 +32,7 @@ import yaml
 from scipy import stats
 
 from davss import PRESETS, Separator, load_prior
-from davss.config import NoiseModel
+from davss.config import SAMPLERS, NoiseModel
 from davss.evaluation import external
 from davss.evaluation.metrics import si_sdr
 from davss.media.audio import high_pass, read_audio
@@ -75,10 +76,12 @@ def voice(cut: torch.Tensor) -> torch.Tensor:
 
 
 def separator(text: str, speech_prior: str, preset: str) -> Separator:
-    """NAME or NAME+setting=value,setting=value."""
-    name, _, changes = text.partition("+")
+    """NAME or SAMPLER:NAME+setting=value,setting=value."""
+    model, _, changes = text.partition("+")
+    other, _, name = model.rpartition(":")
     settings = dict(change.split("=") for change in changes.split(",") if change)
-    sampler = replace(PRESETS[preset], **{k: yaml.safe_load(v) for k, v in settings.items()})
+    base = SAMPLERS[other]() if other in SAMPLERS else PRESETS[other or preset]
+    sampler = replace(base, **{k: yaml.safe_load(v) for k, v in settings.items()})
     noise: Any = name if name in get_args(NoiseModel) else load_prior(name)
     prior: Any = load_prior(speech_prior)
     return Separator(prior, noise, sampler, device="cpu")
