@@ -230,11 +230,11 @@ PRESETS["direct"] = MeanFieldConfig()
 class NetworkConfig:
     """NCSN++M and its STFT front end (docs/method.md §7)."""
 
-    nf: Count = 128
-    ch_mult: tuple[int, ...] = (1, 2, 2, 2)
-    n_fft: Count = 510
-    hop_length: Count = 128
-    fourier_scale: Positive = 16.0
+    nf: Count = 128  # channels of the first level
+    ch_mult: tuple[int, ...] = (1, 2, 2, 2)  # channels of each level, as multiples of nf
+    n_fft: Count = 510  # window of the STFT, in samples
+    hop_length: Count = 128  # its hop, in samples
+    fourier_scale: Positive = 16.0  # of the random frequencies that tell the noise level
     spectral: bool = False  # see frequency, level and mean level of each bin, and give it a gain
     coloured: bool = False  # preconditioned by the spectra of what is sought and of what is noise
 
@@ -243,27 +243,27 @@ class NetworkConfig:
 class AugmentConfig:
     """Variations of training crops (davss/shards/augment.py), for noise; none by default."""
 
-    sum_fraction: Fraction = 0.0  # of the crops get another one added,
-    sum_db: tuple[float, float] = (-15.0, 0.0)  # changed by so much
+    sum_fraction: Fraction = 0.0  # share of the crops that get another one added
+    sum_db: tuple[float, float] = (-15.0, 0.0)  # gain of the one that is added, in dB
     speed: tuple[Positive, Positive] = (1.0, 1.0)  # lowest and highest, drawn log-uniformly
-    colour_db: NonNegative = 0.0  # standard deviation of an octave's gain
-    reverse: bool = False  # half of the crops are played backwards
+    colour_db: NonNegative = 0.0  # standard deviation of an octave's gain, in dB
+    reverse: bool = False  # play half of the crops backwards
 
 
 @_settings
 class ForeignConfig:
     """Single sounds of the other kind in training; beyond the paper (docs/method.md §2.2, §2.3)."""
 
-    corpus: str | None = None  # data/shards/NAME
-    augment: AugmentConfig = AugmentConfig()  # of their crops
-    negatives: Share = 0.0  # of the items are foreign sounds, to be silenced,
-    sigma: tuple[Positive, Positive] = (0.02, 0.6)  # at white noise levels between these
-    splices: Share = 0.0  # of the items are half foreign, side by side
-    coloured: Fraction = 0.0  # of the items are heard in noise with the spectrum of a sound,
-    own: Fraction = 0.0  # as many of these with that of an own one,
-    snr_db: tuple[float, float] = (-10.0, 20.0)  # sigma_data over that noise
-    quiet: Fraction = 0.0  # of these a prior is told what is stationary of the recording alone,
-    leaks: Fraction = 0.0  # of the rest also some of the power of its own sound
+    corpus: str | None = None  # where the sounds are from: NAME of data/shards/NAME
+    augment: AugmentConfig = AugmentConfig()  # variations of their crops
+    negatives: Share = 0.0  # share of the items that are foreign sounds, to be silenced
+    sigma: tuple[Positive, Positive] = (0.02, 0.6)  # white noise levels of negatives
+    splices: Share = 0.0  # share of the items that are half foreign, side by side
+    coloured: Fraction = 0.0  # share of the items in noise with the spectrum of a foreign sound
+    own: Fraction = 0.0  # share of the coloured ones whose noise has that of an own sound
+    snr_db: tuple[float, float] = (-10.0, 20.0)  # level of sigma_data over coloured noise, in dB
+    quiet: Fraction = 0.0  # share of coloured items of which only the stationary part is told
+    leaks: Fraction = 0.0  # share of the others told some of the power of their own sound as noise
 
     @field_validator("splices")
     @classmethod
@@ -282,44 +282,44 @@ class ForeignConfig:
 class DiffusionConfig:
     """Noise levels and levels of signals in training (docs/method.md §2)."""
 
-    sigma_data: Positive = 0.05
-    sigma_min: Positive = 1e-5
-    sigma_max: Positive = 10.0
-    rho: Positive = 10.0
+    sigma_data: Positive = 0.05  # RMS that signals are brought to
+    sigma_min: Positive = 1e-5  # lowest noise level
+    sigma_max: Positive = 10.0  # highest noise level
+    rho: Positive = 10.0  # curvature of the law of noise levels; higher draws more low ones
     lognormal: tuple[float, Positive] | None = None  # mean, std of ln sigma instead of rho's law
-    lips_dropout: Fraction = 0.2
-    gain_db: tuple[float, float] = (-10.0, 5.0)
+    lips_dropout: Fraction = 0.2  # share of the clips whose lips are left out
+    gain_db: tuple[float, float] = (-10.0, 5.0)  # level of a clip about sigma_data, lowest, highest
 
 
 @_settings
 class TrainingConfig:
     """Optimisation of one prior; progress is counted in samples (clips) seen."""
 
-    crop_seconds: Positive = 4.0
+    crop_seconds: Positive = 4.0  # length of a clip in training, in s
     global_batch_size: Count = 16  # clips a step, of all workers together
     max_batch_per_worker: Count | None = None  # more are computed one after another (None: never)
-    total_samples: Count = 3_200_000
-    learning_rate: Positive = 1e-4
-    warmup_samples: int = 16_000
-    final_learning_rate_fraction: Fraction = 1.0
-    grad_clip: Positive = 1.0
-    ema_decay: Fraction = 0.9999
-    validate_every: Count = 32_000
-    validation_clips: Count = 64
-    checkpoint_every: Count = 16_000
+    total_samples: Count = 3_200_000  # clips of the whole run
+    learning_rate: Positive = 1e-4  # of Adam, after the warm-up
+    warmup_samples: int = 16_000  # clips over which the learning rate rises from 0
+    final_learning_rate_fraction: Fraction = 1.0  # of it at the end of a cosine; 1: it stays
+    grad_clip: Positive = 1.0  # largest norm of a step's gradient
+    ema_decay: Fraction = 0.9999  # of the averaged weights, which are those that separate
+    validate_every: Count = 32_000  # samples from one validation to the next
+    validation_clips: Count = 64  # held-out clips of a validation
+    checkpoint_every: Count = 16_000  # samples from one checkpoint to the next
     separate_every: int = 160_000  # at a validation, once as many samples have passed; 0: never
-    validation_mixtures: Count = 8
-    validation_sampler_steps: Count = 20
+    validation_mixtures: Count = 8  # mixtures of a separation on the way
+    validation_sampler_steps: Count = 20  # its steps, of the sampler daps
     validation_speech_prior: str | None = None  # with which a noise prior separates
     init_from: str | None = None  # weights to start from: a prior or a public checkpoint
     keep_checkpoints: Count = 2  # the newest; the best one is kept besides
-    loader_workers: Annotated[int, Field(ge=0)] = 2
+    loader_workers: Annotated[int, Field(ge=0)] = 2  # processes that read, of each worker
     shuffle_buffer: Count = 100_000  # clips that are shuffled among each other, about
-    augment: AugmentConfig = AugmentConfig()
-    foreign: ForeignConfig = ForeignConfig()
-    audio_only_corpus: str | None = None  # data/shards/NAME: speech without lips, mixed in
-    audio_only_fraction: Share = 0.0  # of the clips of a run
-    precision: Precision = "auto"
+    augment: AugmentConfig = AugmentConfig()  # variations of its crops
+    foreign: ForeignConfig = ForeignConfig()  # sounds of the other kind
+    audio_only_corpus: str | None = None  # speech without lips besides: NAME of data/shards/NAME
+    audio_only_fraction: Share = 0.0  # share of the clips that are from there
+    precision: Precision = "auto"  # of the network; auto is bfloat16 on GPUs that have it
     compile: bool = False  # torch.compile of the network: a minute or two, then faster
     hang_factor: NonNegative = 50.0  # a step that takes so many median steps hangs (0: never)
     hang_seconds: Positive = 300.0  # and not less than this
@@ -329,9 +329,9 @@ class TrainingConfig:
 class PriorConfig:
     """Everything that defines one prior and its training."""
 
-    network: NetworkConfig = NetworkConfig()
-    diffusion: DiffusionConfig = DiffusionConfig()
-    training: TrainingConfig = TrainingConfig()
+    network: NetworkConfig = NetworkConfig()  # its size
+    diffusion: DiffusionConfig = DiffusionConfig()  # its noise levels
+    training: TrainingConfig = TrainingConfig()  # how it is trained
 
 
 @_settings
@@ -340,8 +340,8 @@ class CorpusConfig:
     split.
     """
 
-    root: str
-    split_fractions: tuple[Fraction, Fraction, Fraction] = (0.90, 0.05, 0.05)
+    root: str  # folder or s3://bucket/prefix
+    split_fractions: tuple[Fraction, Fraction, Fraction] = (0.90, 0.05, 0.05)  # train, valid, test
     without_video: bool = True  # VoxCeleb2: take clips that are sound alone
     augmented: bool = False  # WHAM!: take speed-perturbed copies too
 
@@ -350,45 +350,45 @@ class CorpusConfig:
 class DemoConfig:
     """The demo corpora written from the embedded recordings (pipelines/demo_corpus.py)."""
 
-    dev_speakers: tuple[str, ...]
-    test_speakers: tuple[str, ...]
-    dev_speeds: tuple[Positive, ...] = (1.0,)
-    clips_per_speaker: Count = 36
-    test_clips_per_speaker: Count = 12
-    wham_scenes: tuple[str, ...]
-    dns_scenes: tuple[str, ...]
+    dev_speakers: tuple[str, ...]  # voices of training, folders of pipelines/demo_data/speech
+    test_speakers: tuple[str, ...]  # voices of the test
+    dev_speeds: tuple[Positive, ...] = (1.0,)  # at which voices of training are played
+    clips_per_speaker: Count = 36  # of each voice of training and speed
+    test_clips_per_speaker: Count = 12  # of each voice of the test
+    wham_scenes: tuple[str, ...]  # files of pipelines/demo_data/noise in WHAM!'s layout
+    dns_scenes: tuple[str, ...]  # and in DNS's
 
 
 @_settings
 class ShardsConfig:
-    """Raw clips into WebDataset shards (design: shard contract v1)."""
+    """Raw clips into WebDataset shards (docs/shards.md)."""
 
-    sample_rate: Count = 16_000
-    visual_encoder: Literal["eigenlips", "lipsound", "braven"] = "eigenlips"
+    sample_rate: Count = 16_000  # of the sound, in Hz
+    visual_encoder: Literal["eigenlips", "lipsound", "braven"] = "eigenlips"  # of the lips
     braven_checkpoint: str | None = None  # path of the public file, for visual_encoder braven
-    num_components: Count = 48
-    encoder_fit_clips: Count = 2000
-    validation_fraction: Fraction = 0.01  # of VoxCeleb2's dev, by …
-    validation_by: Literal["clip", "speaker"] = "speaker"
+    num_components: Count = 48  # eigenlips
+    encoder_fit_clips: Count = 2000  # clips that eigenlips and lipsound are fitted to, at most
+    validation_fraction: Fraction = 0.01  # share of VoxCeleb2's dev that validates
+    validation_by: Literal["clip", "speaker"] = "speaker"  # what that share is of
     high_pass_hz: NonNegative = 0.0  # of voices, against rumble
-    min_seconds: Positive = 4.0
-    min_active: Fraction = 0.0  # share of the time with speech; of VoxCeleb2 only, as min_snr_db
-    min_snr_db: float | None = None  # estimated from the levels of pauses
+    min_seconds: Positive = 4.0  # shorter clips are rejected
+    min_active: Fraction = 0.0  # least share of the time with speech; of VoxCeleb2 only
+    min_snr_db: float | None = None  # least SNR, estimated from the levels of pauses; likewise
     resample_video: bool = False  # take other frame rates: of each 1/25 s the nearest frame
-    min_face: Fraction = 0.8  # share of frames with a face
+    min_face: Fraction = 0.8  # least share of frames with a face
     max_face_gap: NonNegative = 0.5  # seconds without a face that may be interpolated
-    shard_megabytes: Positive = 512.0
+    shard_megabytes: Positive = 512.0  # size of a shard, about
 
 
 @_settings
 class MixturesConfig:
     """The evaluation mixtures of one condition (docs/method.md §10)."""
 
-    num_speakers: tuple[Count, ...] = (1, 2, 3)
-    per_num_speakers: Count = 1000
-    seconds: Positive = 4.0
-    sir_db: tuple[float, ...] = (0.0, 5.0)
-    snr_db: tuple[float, float] = (0.0, 10.0)
+    num_speakers: tuple[Count, ...] = (1, 2, 3)  # speakers of a mixture
+    per_num_speakers: Count = 1000  # mixtures for each number of speakers
+    seconds: Positive = 4.0  # length of a mixture
+    sir_db: tuple[float, ...] = (0.0, 5.0)  # speaker 1 over each other one, one of these, in dB
+    snr_db: tuple[float, float] = (0.0, 10.0)  # all speech over the noise, lowest, highest, in dB
     list: str | None = None  # path of a test list of pairs, in place of the first two
 
 
@@ -410,7 +410,7 @@ class SeparationConfig:
 class ReportConfig:
     """What the report page shows."""
 
-    examples_per_condition: Count = 3
+    examples_per_condition: Count = 3  # mixtures to listen to, of each noise prior and condition
 
 
 @_settings
@@ -418,8 +418,8 @@ class ExperimentConfig:
     """The experiments on small priors (docs/results.md): what is mixed, and how much of it."""
 
     mixtures: Count = 40  # of each cell of a table
-    seconds: Positive = 2.8
-    speech_corpus: str = "speech"  # data/shards/NAME: speakers without lips, off-screen
+    seconds: Positive = 2.8  # length of a mixture
+    speech_corpus: str = "speech"  # speakers without lips, off-screen: NAME of data/shards/NAME
     lips_speaker: str | None = None  # of VoxCeleb2's test; None: whoever has the most clips there
     noise: str = "wham"  # noise of all experiments but `conditions`; its prior is matched
     snr_db: tuple[float, ...] = (0.0, 5.0, 10.0)  # of noise_models
@@ -427,11 +427,11 @@ class ExperimentConfig:
     guidance_weights: tuple[NonNegative, ...] = (0.0, 0.5, 1.0)  # of lips, with right lips
     lips_weight: NonNegative = 0.0  # of lips, with all others
     lips_shifts: tuple[Positive, ...] = (0.2, 0.4)  # seconds by which lips come too late
-    lips_snr_db: float = 10.0
-    conditions_snr_db: float = 5.0
-    cost_mixtures: Count = 20
-    cost_snr_db: float = 5.0
-    cost_samplers: tuple[str, ...] = (
+    lips_snr_db: float = 10.0  # all speech over the noise in lips, in dB
+    conditions_snr_db: float = 5.0  # the same in conditions
+    cost_mixtures: Count = 20  # mixtures of cost
+    cost_snr_db: float = 5.0  # all speech over the noise in cost, in dB
+    cost_samplers: tuple[str, ...] = (  # presets, or samplers with steps and draws
         "daps 5",
         "daps 10",
         "daps 20",
