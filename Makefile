@@ -13,7 +13,7 @@ STAMP := $(VENV)/.installed
 # Stages are commands of DVC: they find their Python on the PATH.
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help env repro repository params test test-slow test-gpu lint format browser clean
+.PHONY: help env repro repository params docs test test-slow test-gpu lint format browser clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ repository:
 
 params: $(STAMP) ## compose params.yaml afresh from pipelines/conf
 	python -m pipelines.compose
+
+docs: $(STAMP) ## the documentation site, build/docs/index.html
+	NO_MKDOCS_2_WARNING=1 python -m mkdocs build --strict
 
 test: $(STAMP) browser ## the test suite
 	python -m pytest -m "not slow" -n $(TEST_WORKERS) --dist loadfile

@@ -131,14 +131,15 @@ def test_make_repro_without_a_repository_says_so_before_anything_is_installed(cl
 
 
 def test_the_lock_holds_what_is_asked_for():
-    """All requirements of davss, its workflow and its development, by name."""
+    """All requirements of davss, its workflow, its documentation and its development, by name."""
     lock = {
         re.match(r"[\w.-]+", line).group(0).lower().replace("_", "-")
         for line in (ROOT / "requirements.lock").read_text().splitlines()
         if line and not line.startswith("#")
     }
     extras = PROJECT["project"]["optional-dependencies"]
-    asked = [*PROJECT["project"]["dependencies"], *extras["workflow"], *extras["dev"]]
+    asked = [*PROJECT["project"]["dependencies"], *extras["workflow"], *extras["docs"]]
+    asked += extras["dev"]
     names = {re.match(r"[\w.-]+", one).group(0).lower() for one in asked if ";" not in one}
     assert names <= lock, names - lock
 
