@@ -78,6 +78,16 @@ def test_flags_of_davss_exist():
     assert flags and not unknown, unknown
 
 
+@pages
+def test_commands_of_davss_have_the_flags_they_are_given(page):
+    known = options()
+    for line in "\n".join(code(page.read_text())).replace("\\\n", " ").splitlines():
+        for command, rest in re.findall(r"(?:^|`| )davss (\w+)\b([^|&#]*)", line):
+            assert command in known, line
+            flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", rest))
+            assert flags <= known[command], line
+
+
 def test_sections_of_the_method_exist():
     sections = set(re.findall(r"^## (\d+)\.", (ROOT / "docs/method.md").read_text(), re.MULTILINE))
     files = [path for name in ("davss", "pipelines") for path in (ROOT / name).rglob("*.py")]
