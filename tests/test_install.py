@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -131,15 +132,15 @@ def test_make_repro_without_a_repository_says_so_before_anything_is_installed(cl
 
 
 def test_the_lock_holds_what_is_asked_for():
-    """All requirements of davss, its workflow, its documentation and its development, by name."""
+    """All requirements of davss and of what is made or tested here, by name."""
     lock = {
         re.match(r"[\w.-]+", line).group(0).lower().replace("_", "-")
         for line in (ROOT / "requirements.lock").read_text().splitlines()
         if line and not line.startswith("#")
     }
     extras = PROJECT["project"]["optional-dependencies"]
-    asked = [*PROJECT["project"]["dependencies"], *extras["workflow"], *extras["docs"]]
-    asked += extras["dev"]
+    wanted = (extras[name] for name in ("workflow", "serve", "docs", "dev"))
+    asked = [*PROJECT["project"]["dependencies"], *chain.from_iterable(wanted)]
     names = {re.match(r"[\w.-]+", one).group(0).lower() for one in asked if ";" not in one}
     assert names <= lock, names - lock
 

@@ -1,4 +1,4 @@
-"""The command line: `davss separate`, `score`, `validate`, `info`, `convert`, `profile`,
+"""The command line: `davss separate`, `serve`, `score`, `validate`, `info`, `convert`, `profile`,
 `jobs`.
 
 Bad input ends with one line on stderr and exit status 2; Ctrl-C with 130.
@@ -30,6 +30,7 @@ from davss.cli.flags import (
 )
 from davss.cli.jobs import add_jobs
 from davss.cli.scores import add_score
+from davss.cli.serve import add_serve
 from davss.config import DiffusionConfig, NetworkConfig, changed
 from davss.errors import DavssError, ending_in_one_line
 
@@ -47,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"davss {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_separate(commands)
+    add_serve(commands)
     add_score(commands)
     validate = commands.add_parser("validate", help="check shards against their manifests")
     validate.add_argument("manifests", type=path, help="a folder such as data/shards/voxceleb2")

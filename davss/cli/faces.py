@@ -135,6 +135,23 @@ def find_cast(
 
     What is of note goes to the recording's notes. DavssError for a file that cannot be used.
     """
+    cast, said = find_faces(path, recording, given)
+    cast.num_off_screen = num_off_screen
+    num = round(recording.seconds * FPS)
+    audio = resample(recording.audio, recording.rate, prior.sample_rate)
+    for index, face in enumerate(cast.speakers):
+        asked = said[cast.faces.index(face)].get("lips") if said else None
+        _give_lips(face, prior, audio, num, cast.shift, asked)
+        if face.lips is None:
+            recording.notes.append(f"{path}: speaker_{index + 1} without lips: {face.why}")
+    _say(cast, path, recording)
+    return cast
+
+
+def find_faces(
+    path: Path, recording: Recording, given: Path | None = None
+) -> tuple[Cast, list[dict[str, Any]]]:
+    """The same people before anything is known of their lips, and what `given` says of each."""
     try:
         frames = Frames(path, recording.start, round(recording.seconds * FPS))
     except DavssError as error:
@@ -145,21 +162,12 @@ def find_cast(
         people = find_people(frames)
     else:
         people, said = _given(given, frames)
-    num = round(recording.seconds * FPS)
-    loudness = envelope(recording.audio, recording.rate, num)
+    loudness = envelope(recording.audio, recording.rate, round(recording.seconds * FPS))
     faces = [
         _face(person, loudness, said[index] if said else {}, frames.first)
         for index, person in enumerate(people)
     ]
-    cast = Cast(faces, frames.first, num_off_screen)
-    audio = resample(recording.audio, recording.rate, prior.sample_rate)
-    for index, face in enumerate(cast.speakers):
-        asked = said[faces.index(face)].get("lips") if said else None
-        _give_lips(face, prior, audio, num, frames.first, asked)
-        if face.lips is None:
-            recording.notes.append(f"{path}: speaker_{index + 1} without lips: {face.why}")
-    _say(cast, path, recording)
-    return cast
+    return Cast(faces, frames.first), said
 
 
 def _face(person: Person, loudness: np.ndarray, said: dict[str, Any], first: int) -> Face:

@@ -71,7 +71,7 @@ def _card(label: str, audio: np.ndarray, rate: int, top: float, face: np.ndarray
     name = escape(label)
     picture = ""
     if face is not None:
-        picture = f'<img class="face" alt="the face of {name}" src="{_jpeg(face)}">'
+        picture = f'<img class="face" alt="the face of {name}" src="{thumbnail(face)}">'
     kind = ' class="bare"' if face is None else ""
     return f"""<section{kind} data-name="{name}" data-seconds="{len(audio) / rate:.3f}">
 {picture}
@@ -115,7 +115,8 @@ def _png(audio: np.ndarray, rate: int, top: float) -> str:
     return _data("image/png", cv2.imencode(".png", colours)[1].tobytes())
 
 
-def _jpeg(picture: np.ndarray) -> str:
+def thumbnail(picture: np.ndarray) -> str:
+    """The middle of a picture RGB uint8 (H, W, 3), small, as a URL that holds it."""
     side = min(picture.shape[:2])
     top, left = (picture.shape[0] - side) // 2, (picture.shape[1] - side) // 2
     square = picture[top : top + side, left : left + side]

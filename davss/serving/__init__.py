@@ -1,0 +1,1 @@
+"""The local page of `davss serve`: recordings in, voices out, in a browser."""
