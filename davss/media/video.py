@@ -17,6 +17,7 @@ NEAR_FPS = 0.1  # rates that near to 25 are 25: clocks differ
 SET_BACK = 0.5  # s: B-frames of avi come late by less
 HOLD = 0.1  # s: how far in time a frame may be from what it is taken for
 LONGEST = 24 * 3600 * 25  # frames
+WIDEST = 4.0  # a pixel, by its height; what says more is broken
 HELD = 1 << 28  # bytes: a minute and more of 224×224
 
 
@@ -51,7 +52,7 @@ class Frames:
         times: list[float] = []
         with open_container(self.path) as container:
             packets = Packets(container, find_stream(container, "video", self.path))
-            draw, held = _Drawing(), self._held
+            draw, held = _Drawing(packets.stream), self._held
             for time, frame in _timed(packets):
                 times.append(time)
                 if held is not None:
@@ -84,8 +85,9 @@ class Frames:
             yield from (self._held[index] for index in self._order)
             return
         with open_container(self.path) as container:
-            frames = Packets(container, find_stream(container, "video", self.path)).frames()
-            draw, numbered, at, picture = _Drawing(), enumerate(frames), -1, None
+            packets = Packets(container, find_stream(container, "video", self.path))
+            draw, at, picture = _Drawing(packets.stream), -1, None
+            numbered = enumerate(packets.frames())
             for index in self._order:  # never falls
                 while at < index:
                     at, frame = next(numbered)
@@ -95,14 +97,19 @@ class Frames:
 
 
 class _Drawing:
-    """Frames of PyAV → RGB uint8 (H, W, 3), upright, all of the size of the first."""
+    """Frames of PyAV → RGB uint8 (H, W, 3), upright, of square pixels, all of the size of the
+    first.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, stream: Any) -> None:
         self._reformatter = VideoReformatter()
         self._size: tuple[int, int] | None = None
+        ratio = float(stream.sample_aspect_ratio or 1)
+        self._wide = ratio if 1 / WIDEST <= ratio <= WIDEST else 1.0
 
     def __call__(self, frame: Any) -> np.ndarray:
-        self._size = width, height = self._size or (frame.width, frame.height)
+        size = max(1, round(frame.width * self._wide)), frame.height
+        self._size = width, height = self._size or size
         picture = self._reformatter.reformat(frame, width, height, "rgb24", threads=1).to_ndarray()
         turns = round(frame.rotation / 90)
         return np.ascontiguousarray(np.rot90(picture, turns)) if turns % 4 else picture

@@ -15,7 +15,7 @@ from davss.cli.inputs import read_recording
 from davss.errors import DavssError
 from davss.media.audio import read_sound
 from davss.media.video import Frames
-from tests.media.making import RATE, grays, noise, numbers, write
+from tests.media.making import RATE, grays, noise, numbers, pictures, write
 
 
 @pytest.mark.parametrize(
@@ -90,6 +90,22 @@ def test_a_telephone_held_upright(tmp_path, turn, matrix, side) -> None:
     assert picture.shape == ((64, 96, 3) if turn == "over" else (96, 64, 3))
     white = [picture[:9].mean(), picture[-9:].mean(), picture[:, -9:].mean(), picture[:, :9].mean()]
     assert int(np.argmax(white)) == side
+
+
+@pytest.mark.parametrize(
+    ("ratio", "width"), [((64, 45), 91), ((8, 9), 57), ((1, 1), 64), ((65_535, 1), 64)]
+)
+def test_pixels_that_are_no_squares(tmp_path, ratio, width) -> None:
+    """As those of DV, DVDs and broadcasts: a face must not be seen squeezed."""
+    with av.open(str(tmp_path / "x.mp4"), "w") as target:
+        stream = target.add_stream("mpeg4", rate=25)
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(*ratio)
+        for picture in grays(5):
+            target.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        target.mux(stream.encode(None))
+    assert pictures(tmp_path / "x.mp4").shape == (5, 64, width, 3)
 
 
 def test_a_recorder_of_browsers_that_writes_no_length(tmp_path) -> None:
