@@ -45,9 +45,14 @@ def ray_running(num_cpus: int) -> Iterator[None]:
         except Exception as error:  # Ray raises bare ones too
             line = f"({' '.join(str(error).split())[:300]})"
             if address == "local":
+                mend = "correct that"
+                if isinstance(error, OSError) and error.filename:
+                    mend = "set TMPDIR to a folder that can be written to"
+                elif "timed out" in line.lower():
+                    mend = "end what else runs here, give it more memory or a loopback network"
                 raise DavssError(
-                    f"Ray does not start on this machine {line}; end what else runs here, or give "
-                    "it more memory, and run it again"
+                    f"Ray does not start on this machine {line}; {mend}, and run it again (its "
+                    f"logs: {_logs()})"
                 ) from None
             raise DavssError(
                 f"RAY_ADDRESS={address}: no Ray cluster answers there {line}; correct the address, "
@@ -59,10 +64,16 @@ def ray_running(num_cpus: int) -> Iterator[None]:
             ray.shutdown()
 
 
+def _logs() -> Path:
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    return Path(folder) / "ray" / "session_latest" / "logs"
+
+
 def _start(num_cpus: int) -> None:
     import ray
 
-    if not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
+    given = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ)
+    if not given and os.environ.get("RAY_AUTH_MODE", "token") == "token":
         # Ray would keep a token of its own in the home folder, which may not exist.
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     # Ray starts the workers of actors with settings of their own, as Ray Train's, through a shell.

@@ -1,6 +1,8 @@
 """Ray for a stage: clusters that do not answer, room that is not there, homes and long paths."""
 
+import errno
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -46,15 +48,38 @@ def test_no_cluster_at_the_address_is_said(address, reason, silent, monkeypatch,
     assert time.monotonic() - began < 12 and not ray.is_initialized()
 
 
-def test_a_ray_that_does_not_start_here_is_said(monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "mend"),
+    [
+        (Exception("The current node timed out during startup."), "end what else runs here"),
+        (OSError(errno.EROFS, "Read-only file system", "/tmp/ray"), "set TMPDIR to a folder"),
+        (RuntimeError("no home"), "correct that, and run it again"),
+    ],
+)
+def test_a_ray_that_does_not_start_here_is_said(monkeypatch, error, mend):
     def init(**options):
-        raise Exception("The current node timed out during startup.")  # as Ray raises it
+        raise error  # as Ray does
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(ray, "init", init)
-    said = "^Ray does not start on this machine .*timed out during startup.*run it again"
+    reason = re.escape(str(error))
+    said = rf"^Ray does not start on this machine \({reason}\); {mend}.*session_latest/logs"
     with pytest.raises(DavssError, match=said), ray_running(1):
         pass
+
+
+def test_a_token_needs_no_home(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(ray, "init", lambda **_: None)
+    with ray_running(1):
+        assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+    os.environ.pop("RAY_AUTH_TOKEN")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    with ray_running(1):
+        assert "RAY_AUTH_TOKEN" not in os.environ
 
 
 HERE = """
