@@ -7,7 +7,8 @@ compare the same talkers under different noises.
 
 A row's `pool` says of each speaker whether the lips are known ("lips") or not ("off-screen");
 `speaker_seen` and `scene_seen` whether the recordings that priors are trained on have the same
-voice and scene, None where that is not known.
+voice and scene, None where that is not known; `damage`, in some plans, what is done to the mixture
+or to the faces before anything is separated (`davss.evaluation.damage`).
 
 K speakers, L of them in view, T samples, V video frames, D visual feature size.
 """
@@ -15,7 +16,7 @@ K speakers, L of them in view, T samples, V video frames, D visual feature size.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,6 +25,7 @@ import pandas
 
 from davss.config import MixturesConfig
 from davss.errors import DavssError
+from davss.evaluation import damage
 from davss.evaluation.lists import keys_of
 from davss.shards.contract import Clip, frames_of, samples_per_frame
 from davss.shards.reader import ShardReader
@@ -39,10 +41,14 @@ class Clips(Protocol):
     def __getitem__(self, key: str, /) -> Clip: ...
 
 
+# Lips (V, D) of all of a clip, `frames` of which are damaged: (clip, damage, first, frames, rng).
+Pictures = Callable[[Clip, str, int, int, np.random.Generator], np.ndarray]
+
+
 @dataclass(frozen=True)
 class Mixture:
-    """mixture (T,) = sum of speech (K, T) + noise (T,), all float32; lips (L, V, D) of the speakers
-    in view, who come first, or None.
+    """mixture (T,) = sum of speech (K, T) + noise (T,), unless it is damaged, all float32; lips
+    (L, V, D) of the speakers in view, who come first, or None.
     """
 
     key: str
@@ -205,7 +211,7 @@ def _rms(signal: np.ndarray, name: str) -> np.ndarray:
 
 
 def _segments(
-    row: Mapping[str, Any], speech: Clips, noise: Clips
+    row: Mapping[str, Any], speech: Clips, noise: Clips, pictures: Pictures | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Unscaled segments of a row: speech (K, T), noise (T,), lips (L, V, D) or None."""
     num_samples = round(row["seconds"] * row["sample_rate"])
@@ -216,15 +222,22 @@ def _segments(
         start = first * samples_per_frame(clip.sample_rate)
         signals.append(_cut(clip, start, num_samples, row))
         if row["pool"][len(signals) - 1] == IN_VIEW:
-            lips.append(_seen(clip, first, num_frames))
+            lips.append(_seen(clip, first, num_frames, row, pictures))
     background = _cut(noise[row["noise_key"]], row["noise_offset"], num_samples, row)
     return np.stack(signals), background, np.stack(lips) if lips else None
 
 
-def _seen(clip: Clip, first: int, num_frames: int) -> np.ndarray:
+def _seen(
+    clip: Clip, first: int, count: int, row: Mapping[str, Any], pictures: Pictures | None
+) -> np.ndarray:
     if clip.lips is None:
         raise DavssError(f"{clip.key}: has no lips; run the mixtures stage again")
-    return clip.lips[first : first + num_frames]
+    lips, text = clip.lips, row.get("damage", "")
+    if damage.of_picture(text):
+        if pictures is None:
+            raise DavssError(f"{row['key']}: '{text}' needs the clips' videos; damage the sound")
+        lips = pictures(clip, text, first, count, seeded("damage", row["key"], text, clip.key))
+    return lips[first : first + count]
 
 
 def _cut(clip: Clip, start: int, num_samples: int, row: Mapping[str, Any]) -> np.ndarray:
@@ -236,22 +249,31 @@ def _cut(clip: Clip, start: int, num_samples: int, row: Mapping[str, Any]) -> np
     return segment
 
 
-def render(row: Mapping[str, Any], speech: Clips, noise: Clips) -> Mixture:
-    """The signals of one row of the plan: speech (K, T) and noise (T,) as they are mixed."""
-    segments, background, lips = _segments(row, speech, noise)
+def render(
+    row: Mapping[str, Any], speech: Clips, noise: Clips, pictures: Pictures | None = None
+) -> Mixture:
+    """The signals of one row of the plan: speech (K, T) and noise (T,) as they are mixed, and the
+    mixture as its `damage` leaves it; `pictures` damages lips.
+    """
+    segments, background, lips = _segments(row, speech, noise, pictures)
     gains = np.asarray(row["speech_gains"], np.float64)[:, None]
     sources = (segments * gains).astype(np.float32)
     background = (background * float(row["noise_gain"])).astype(np.float32)
-    mixture = sources.sum(axis=0) + background
-    return Mixture(row["key"], mixture, sources, background, lips, int(row["sample_rate"]))
+    text, rate = row.get("damage", ""), int(row["sample_rate"])
+    rng = seeded("damage", row["key"])  # the same room for every RT60
+    mixture, sources = damage.damaged_sound(text, sources, background, rate, rng)
+    return Mixture(row["key"], mixture, sources, background, lips, rate)
 
 
 @dataclass(frozen=True)
 class Library:
-    """What mixtures are made of: corpora of `voices`, and by condition where noise comes from."""
+    """What mixtures are made of: corpora of `voices`, by condition where noise comes from, and what
+    damages lips.
+    """
 
     voices: tuple[ShardReader, ...]
     noises: Mapping[str, ShardReader]
+    pictures: Pictures | None = None
 
     def __getitem__(self, key: str) -> Clip:
         """The clip of a voice; DavssError where no corpus has it."""
@@ -263,7 +285,7 @@ class Library:
 
     def render(self, row: Mapping[str, Any]) -> Mixture:
         """The signals of a row."""
-        return render(row, self, self.noises[row["condition"]])
+        return render(row, self, self.noises[row["condition"]], self.pictures)
 
     @property
     def shards(self) -> list[str]:

@@ -21,7 +21,7 @@ from davss.processes import in_processes
 from davss.storage import Store
 
 WORTH_A_PROCESS = 40  # mixtures that take about as long as a process does to start
-FACTS = ("arm", "key", "num_speakers", "condition", "noise_model", "sir_db", "snr_db")
+FACTS = ("arm", "key", "num_speakers", "condition", "damage", "noise_model", "sir_db", "snr_db")
 PLACE = ("scene_seen", "source", "pool", "speaker_seen")
 COLUMNS = (*FACTS, *PLACE, *SOURCE_METRICS, *COST, "precision", "path", "error")
 

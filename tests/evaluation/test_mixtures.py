@@ -12,6 +12,7 @@ import pytest
 from davss.config import MixturesConfig
 from davss.errors import DavssError
 from davss.evaluation.mixtures import plan_mixtures, render, rows_of
+from davss.evaluation.trials import Arm, Trial
 from davss.shards.contract import Clip
 
 RATE = 8000
@@ -177,3 +178,32 @@ def test_changed_shards_are_noticed(speech, noise):
     row["noise_offset"] = 10**9
     with pytest.raises(DavssError, match="wham-k1-0000: clip n-. is not as planned"):
         render(row, speech, noise)
+
+
+def test_damage_is_done_to_the_mixture_alone_and_named_in_the_digest(speech, noise):
+    row = next(iter(rows_of(plan_mixtures(speech, noise, CONFIG, "wham", seed=0))))
+    clean, damaged = row, row | {"damage": "level:-20"}
+    before, after = render(clean, speech, noise), render(damaged, speech, noise)
+    np.testing.assert_allclose(after.mixture, before.mixture / 10, rtol=1e-6)
+    np.testing.assert_array_equal(after.speech, before.speech)
+    np.testing.assert_array_equal(after.lips, before.lips)
+    arm = Arm("gaussian", "gaussian", None)
+    names = {Trial(arm, row | {"damage": text}).name for text in ("level:-20", "level:-21", "")}
+    assert len(names) == 3 and Trial(arm, row).name not in names
+
+
+def test_damaged_pictures_are_asked_for_where_a_clip_is_seen(speech, noise):
+    row = next(iter(rows_of(plan_mixtures(speech, noise, CONFIG, "wham", seed=0))))
+    row |= {"damage": "blur:4"}
+    with pytest.raises(DavssError, match="k1-0000: 'blur:4' needs the clips' videos"):
+        render(row, speech, noise)
+
+    def pictures(clip, text, first, count, rng):
+        assert (first, count, text) == (row["speech_offsets"][0], 50, "blur:4")
+        return clip.lips + rng.random()
+
+    one, other = (render(row, speech, noise, pictures) for _ in range(2))
+    right = render(row | {"damage": ""}, speech, noise)
+    np.testing.assert_array_equal(one.lips, other.lips)
+    np.testing.assert_array_equal(one.mixture, right.mixture)
+    assert 0 < (one.lips - right.lips).max() < 1
