@@ -51,6 +51,8 @@ PACKAGES = {
 }
 NAME = re.compile(r"(?<!\">)<code>((?:davss|pipelines|cluster)[./][\w./]+)</code>")
 
+BLOCK = re.compile(r"(?:^ {4,}\S.*\n)+", re.MULTILINE)
+NUMBER = re.compile(r"( +.*?\S) {2,}(\(\d+\).*)")
 SECTION = re.compile(r"docs/method\.md §([\d.]*\d)")
 
 
@@ -87,6 +89,26 @@ def dotted(path: Path) -> str:
     """The name by which a file is imported."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Put the numbers of equations first: on a narrow page the ends of lines are out of view."""
+    return BLOCK.sub(numbers_first, markdown) if page.file.src_uri == "method.md" else markdown
+
+
+def numbers_first(block: re.Match[str]) -> str:
+    """Indented lines, (17) and what follows it moved from the end to the beginning."""
+    lines = block[0].splitlines()
+    found = [NUMBER.fullmatch(line) for line in lines]
+    if not any(found):
+        return block[0]
+    margin = min(len(line) - len(line.lstrip()) for line in lines)
+    width = max(len(each[2]) for each in found if each) + 2
+    rows = (
+        f"{each[2]:{width}}{each[1][margin:]}" if each else " " * width + line[margin:]
+        for each, line in zip(found, lines, strict=True)
+    )
+    return "".join(f"{' ' * margin}{row}\n" for row in rows)
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
