@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import re
 import select
 import signal
 import sys
@@ -10,7 +11,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 
+CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 EXTRA = "install davss with its extra: `pip install '.[workflow]'` in the clone"
+
+
+# What a disk or share answers that fails, whatever is asked of it, and a system out of files.
+OUTAGES = frozenset(
+    {errno.EIO, errno.ENXIO, errno.ENODEV, errno.ENOTCONN, errno.ESTALE, errno.ETIMEDOUT}
+    | {errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH}
+    | {errno.EMFILE, errno.ENFILE, getattr(errno, "EREMOTEIO", errno.EIO)}
+)
 
 
 class DavssError(Exception):
@@ -22,6 +32,37 @@ class DavssError(Exception):
 
 class StorageError(DavssError):
     """A disk or bucket that cannot be read or written at present, whatever the file."""
+
+
+def one_line(text: object) -> str:
+    """Text in which line breaks and the like, which names of files may hold, are escaped."""
+    return CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode(), str(text))
+
+
+def say(line: object) -> None:
+    """Print one line to stderr."""
+    print(one_line(line), file=sys.stderr)
+
+
+def outage(error: OSError, path: object) -> StorageError:
+    """What to say of one of OUTAGES, met at `path`."""
+    mend = "the disk or share that it is on fails; see to that and run it again"
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        mend = "allow more with `ulimit -n 4096`"
+    return StorageError(f"{path}: {error.strerror}; {mend}")
+
+
+@contextmanager
+def outages_explained(path: object) -> Iterator[None]:
+    """Turn the system's errors of a disk or share that fails into a StorageError that names
+    `path`.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in OUTAGES:
+            raise
+        raise outage(error, path) from None
 
 
 def require_packages(*names: str) -> None:
@@ -39,6 +80,7 @@ def ending_in_one_line() -> Iterator[None]:
     Output that nobody reads any more, as in `davss info PRIOR | head -1`, ends it with 141 and
     without a word, as in other programs. Characters that the terminal cannot show are escaped.
     """
+    _open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -46,7 +88,7 @@ def ending_in_one_line() -> Iterator[None]:
         yield
         sys.stdout.flush()
     except DavssError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         sys.exit(2)
     except ModuleNotFoundError as error:
         if (error.name or "davss").partition(".")[0] in ("davss", "pipelines", "cluster"):
@@ -62,13 +104,28 @@ def ending_in_one_line() -> Iterator[None]:
         _drop_stdout()
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
+        if error.errno in OUTAGES and (error.filename or error.errno == errno.EIO):
+            say(f"error: {outage(error, error.filename or 'a file')}")
+            sys.exit(2)
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         if error.filename is None:
             _drop_stdout()
         where = error.filename or "standard output or a temporary file"
-        print(f"error: {where}: no space left on this disk; free some", file=sys.stderr)
+        say(f"error: {where}: no space left on this disk; free some")
         sys.exit(2)
+
+
+def _open_standard_streams() -> None:
+    """Put nothing in the place of those that were closed when the program started, as by `2>&-`:
+    Python has None there, and the next file that is opened would get what libraries print.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w" if number else "r"))
 
 
 def _drop_stdout() -> None:

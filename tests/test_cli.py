@@ -379,6 +379,24 @@ def test_any_terminal_shows_any_name(folder):
     assert done.returncode == 2 and done.stderr.startswith(b"error: " + shown + b": no prior here")
 
 
+@pytest.mark.parametrize(
+    ("closed", "recording", "status"), [([0, 1, 2], "mix.wav", 0), ([0], "-", 2), ([1], "-", 2)]
+)
+def test_standard_streams_that_are_closed(folder, tmp_path, closed, recording, status):
+    """As some services start programs: what is printed must not get into the next file opened."""
+    given = arguments(folder, **{"--out": str(tmp_path / "out")})
+    given[1] = str(folder / recording) if recording != "-" else recording
+    code = f"import os, sys; [os.close(n) for n in {closed}]; os.execv(sys.argv[1], sys.argv[1:])"
+    command = [sys.executable, "-c", code, sys.executable, "-m", "davss", *given]
+    done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == status
+    if status == 0:
+        lengths = [soundfile.info(file).frames for file in (tmp_path / "out").glob("*.wav")]
+        assert lengths == [16001, 16001]
+    else:
+        assert done.stderr.startswith(b"error: -: the file is empty (0 bytes)")
+
+
 def test_a_full_standard_output_is_one_line(folder):
     with open("/dev/full", "w") as full:
         command = [sys.executable, "-m", "davss", "info", str(folder / "speech")]

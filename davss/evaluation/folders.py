@@ -24,11 +24,10 @@ import pandas
 from davss.errors import DavssError
 from davss.evaluation.metrics import NOISE, best_order, score_sources
 from davss.media.audio import read_sound
+from davss.media.decoding import SUFFIXES
 from davss.processes import in_processes
 
 SOURCE = re.compile(rf"(?:s|spk|speaker|source)_?(\d+)|({NOISE})", re.IGNORECASE)
-SOUND = ".wav .flac .ogg .opus .mp3 .m4a .aac .aif .aiff .au .caf .w64 .mp4 .mkv .mov .webm .avi"
-ENDINGS = frozenset(SOUND.split())
 FACTS = ("name", "source", "estimate", "reference", "seconds", "sample_rate")
 WORTH_A_PROCESS = 20  # recordings
 
@@ -88,7 +87,7 @@ def _files(folder: Path) -> dict[tuple[str, str], Path]:
     found: dict[tuple[str, str], Path] = {}
     for path in sorted(folder.rglob("*")):
         place = path.relative_to(folder)
-        if path.suffix.lower() not in ENDINGS or any(part.startswith(".") for part in place.parts):
+        if path.suffix.lower() not in SUFFIXES or any(part.startswith(".") for part in place.parts):
             continue
         key = place_of(place)
         if (other := found.setdefault(key, path)) != path:

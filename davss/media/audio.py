@@ -16,9 +16,9 @@ import numpy as np
 import soundfile
 import torch
 
-from davss.errors import DavssError
+from davss.errors import DavssError, outages_explained
 from davss.media import headers, resampling
-from davss.media.decoding import Packets, find_streams, open_container, require_file
+from davss.media.decoding import ENCRYPTED, Packets, find_streams, open_container, require_file
 from davss.storage import publish
 
 MPEG = (b"ID3", b"\xff")  # how mp3 and raw aac begin, to which libsndfile is a stranger
@@ -105,9 +105,14 @@ def read_audio(
 
 def read_sound(path: str | Path) -> Sound:
     """What is heard of a recording, of one that was cut short what is there. DavssError for a
-    missing, empty, unreadable or non-finite one.
+    missing, empty, unreadable or non-finite one, StorageError when its disk or share fails.
     """
     path = require_file(path)
+    with outages_explained(path):
+        return _read_sound(path)
+
+
+def _read_sound(path: Path) -> Sound:
     claimed = headers.claimed_sound(path)
     sound = _read_soundfile(path, claimed)
     if sound is None:
@@ -263,6 +268,8 @@ def _read_container(path: Path, track: int, options: dict[str, str]) -> Sound:
         streams = find_streams(container, "audio", path)
         packets = Packets(container, streams[track])
         samples, rate, start, longest = _in_place(_blocks(packets), path)
+        if packets.encrypted:
+            raise DavssError(ENCRYPTED.format(path, "sound"))
         rate = rate or packets.stream.codec_context.sample_rate or 1
         there = samples.shape[1]
         end, promised, missing = start + there / rate, packets.promised, ""

@@ -15,7 +15,7 @@ import av
 from av.codec.context import Flags2
 from av.stream import Disposition
 
-from davss.errors import DavssError
+from davss.errors import OUTAGES, DavssError, StorageError, outage, outages_explained
 from davss.media import headers
 from davss.storage.kinds import kind_of
 
@@ -25,6 +25,8 @@ FORMATS = (
     "matroska,mov,mp3,mpeg,mpegts,mpegvideo,mxf,nistsphere,nut,obu,ogg,rm,shn,tta,voc,w64,wav,wv,"
     "yuv4mpegpipe"
 )
+SOUND = ".wav .flac .ogg .opus .mp3 .m4a .aac .aif .aiff .au .caf .w64 .mp4 .mkv .mov .webm .avi"
+SUFFIXES = frozenset(SOUND.split())  # of what is called a recording, whatever it is
 LFS_POINTER = b"version https://git-lfs.github.com/"
 # Headers of these say how long each stream is, or how many units of its time base.
 WITH_DURATIONS, WITH_COUNTS = {"mov", "flac"}, {"avi", "caf"}
@@ -37,6 +39,7 @@ WITHOUT_INDEX = (
     "breaks off before its index is complete, nothing can be read; look for a longer copy, or have "
     "its index rebuilt, as untrunc does"
 )
+ENCRYPTED = "{}: its {} is encrypted (copy protection); get a copy that is not"
 LOSSLESS = ("pcm", "flac", "alac")
 # What PyAV raises for bad data, OSError for places outside of the file.
 BROKEN = (av.FFmpegError, OSError, ValueError, IndexError, OverflowError)
@@ -58,12 +61,30 @@ def require_file(path: str | Path) -> Path:
     except (FileNotFoundError, NotADirectoryError):
         raise DavssError(f"{path}: no such file; check the path") from None
     except OSError as error:
-        raise DavssError(
-            f"{path}: cannot be read ({error.strerror}); fix its permissions"
-        ) from None
+        if error.errno in OUTAGES:
+            raise outage(error, path) from None
+        mend = "fix its permissions" if isinstance(error, PermissionError) else "check the path"
+        raise DavssError(f"{path}: cannot be read ({error.strerror}); {mend}") from None
     if start == LFS_POINTER:
         raise DavssError(f"{path}: a Git LFS pointer, not the file itself; run `git lfs pull`")
     return path
+
+
+class AbsentError(DavssError):
+    """A recording that is whole, without what is asked for."""
+
+
+class _File(io.FileIO):
+    """A file that keeps what its disk failed with: FFmpeg takes that for the file's end."""
+
+    error: OSError | None = None
+
+    def readinto(self, buffer: Any) -> int | None:
+        try:
+            return super().readinto(buffer)
+        except OSError as error:
+            self.error = error if error.errno in OUTAGES else None
+            raise
 
 
 class _Reader(io.BufferedReader):
@@ -78,16 +99,24 @@ class _Reader(io.BufferedReader):
 
 @contextlib.contextmanager
 def open_container(path: Path, **options: str) -> Iterator[Any]:
-    """The container at `path`; DavssError when it is none, or not whole enough to be read."""
+    """The container at `path`; DavssError when it is none, or not whole enough to be read, and
+    StorageError when the disk or share that it is on fails meanwhile.
+    """
     options["format_whitelist"] = FORMATS
-    with _Reader(io.FileIO(path)) as file:
+    with outages_explained(path), _File(path) as file, _Reader(file) as reader:
         try:
             # tags may be in any encoding
-            container = av.open(file, options=options, metadata_errors="replace")
+            container = av.open(reader, options=options, metadata_errors="replace")
         except BROKEN:
+            if file.error:
+                raise file.error from None
             raise DavssError(f"{path}: {_why_unreadable(path)}") from None
         with container:
-            yield container
+            try:
+                yield container
+            finally:
+                if file.error:
+                    raise file.error from None
 
 
 def _why_unreadable(path: Path) -> str:
@@ -117,7 +146,14 @@ def find_streams(container: Any, kind: str, path: Path) -> list[Any]:
         raise DavssError(f"{path}: {WITHOUT_INDEX}")
     if not able:
         name = "sound" if kind == "audio" else "moving picture"
-        raise DavssError(f"{path}: has no {name}; choose a file with one")
+        if any(
+            stream.type == kind and stream.codec_context is None for stream in container.streams
+        ):
+            raise DavssError(
+                f"{path}: its {name} is in a format that is not known here; convert it with a "
+                "program that plays it"
+            )
+        raise AbsentError(f"{path}: has no {name}; choose a file with one")
     for stream in able:
         stream.thread_type = "NONE"  # shards are made by one process a core
     best = container.streams.best(kind)
@@ -126,12 +162,25 @@ def find_streams(container: Any, kind: str, path: Path) -> list[Any]:
 
 def has_stream(path: Path, kind: str) -> bool:
     """Whether `path` is a recording with an "audio" or "video" stream that is no cover."""
+    return _why_without(path, kind) is None
+
+
+def is_recording(path: Path) -> bool:
+    """Whether `path` has sound, or bears the name of a recording and cannot be read."""
+    error = _why_without(path, "audio")
+    named = path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    return error is None or (named and not isinstance(error, AbsentError))
+
+
+def _why_without(path: Path, kind: str) -> DavssError | None:
     try:
         with open_container(require_file(path)) as container:
             find_stream(container, kind, path)
-    except DavssError:
-        return False
-    return True
+    except StorageError:
+        raise
+    except DavssError as error:
+        return error
+    return None
 
 
 def sound_start(path: Path) -> float | None:
@@ -145,11 +194,13 @@ def sound_start(path: Path) -> float | None:
 class Packets:
     """The packets of one stream, and what came of reading them.
 
-    Gone through, `lost` says how many in the midst of the stream were broken.
+    Gone through, `lost` says how many in the midst of the stream were broken, and `encrypted`
+    whether no more than a key was missing.
     """
 
     def __init__(self, container: Any, stream: Any) -> None:
         self._container, self.stream, self.lost = container, stream, 0
+        self.encrypted = False
         self._format = container.format.name.split(",")[0]
         self._end, self._longest = 0.0, 0.0  # of the packets read, in s
         self._alac = self._format == "caf" and stream.codec_context.name == "alac"
@@ -163,6 +214,9 @@ class Packets:
         for packet in self._read():
             if packet.stream is not self.stream:
                 continue
+            if packet.has_sidedata("encryption_info"):
+                self.encrypted = True
+                return
             try:
                 if packet.is_corrupt and not in_parts:
                     raise av.InvalidDataError(0, "corrupt")

@@ -11,7 +11,13 @@ from av.video.reformatter import VideoReformatter
 
 from davss.errors import DavssError
 from davss.media import FPS
-from davss.media.decoding import Packets, find_stream, open_container, require_file
+from davss.media.decoding import (
+    ENCRYPTED,
+    Packets,
+    find_stream,
+    open_container,
+    require_file,
+)
 
 NEAR_FPS = 0.1  # rates that near to 25 are 25: clocks differ
 SET_BACK = 0.5  # s: B-frames of avi come late by less
@@ -59,6 +65,8 @@ class Frames:
                     held.append(draw(frame))
                     if len(held) * held[0].nbytes > HELD:
                         self._held = held = None
+            if packets.encrypted:
+                raise DavssError(ENCRYPTED.format(self.path, "picture"))
             if not times:
                 raise DavssError(
                     f"{self.path}: its picture cannot be decoded (corrupt?); if another "

@@ -20,7 +20,7 @@ import webdataset
 
 from davss.config import ShardsConfig
 from davss.corpora import RawClip
-from davss.errors import DavssError, StorageError
+from davss.errors import DavssError, StorageError, outages_explained
 from davss.networks.eigenlips import VisualEncoder
 from davss.shards.contract import META, SCHEMA_VERSION
 from davss.shards.manifests import ShardResult
@@ -137,10 +137,13 @@ def _samples(
         try:
             with on_this_machine(clip, scratch) as local:
                 try:
-                    digest = contents(local)
+                    with outages_explained(clip.source):
+                        digest = contents(local)
                     if clip.key in unreadable:
                         raise DavssError(f"{clip.source}: {_DEADLY}")
                     recording = read_recording(local, config, encoder is not None)
+                except StorageError:
+                    raise
                 except (DavssError, OSError) as error:
                     raise DavssError(without_root(str(error), clip, local)) from None
         except StorageError:

@@ -219,6 +219,29 @@ def test_a_track_in_a_codec_nobody_knows_is_passed_over(tmp_path) -> None:
     assert 0.08 < np.sqrt(np.mean(read_sound(tmp_path / "x.mp4").samples ** 2)) < 0.12
 
 
+def test_a_format_that_nobody_knows_is_not_taken_for_silence(tmp_path) -> None:
+    """Of telephones and of packages newer than FFmpeg: the file is whole, and has its sound."""
+    content = write(tmp_path / "x.mp4", grays(25), noise()).read_bytes()
+    for known, unknown in ((b"mp4a", b"apac"), (b"esds", b"dapa"), (b"avc1", b"zvc9")):
+        content = content.replace(known, unknown)
+    (tmp_path / "x.mp4").write_bytes(content)
+    with pytest.raises(DavssError, match="x.mp4: its sound is in a format that is not known here"):
+        read_sound(tmp_path / "x.mp4")
+    with pytest.raises(DavssError, match="its moving picture is in a format that is not known"):
+        Frames(tmp_path / "x.mp4")
+
+
+def test_a_copy_protected_recording_is_not_taken_for_a_damaged_one(tmp_path) -> None:
+    key = {"encryption_key": 32 * "7", "encryption_kid": 32 * "a"}
+    path = write(
+        tmp_path / "x.mp4", grays(25), noise(), encryption_scheme="cenc-aes-ctr", **key
+    )  # fmt: skip
+    with pytest.raises(DavssError, match=r"x.mp4: its sound is encrypted \(copy protection\)"):
+        read_sound(path)
+    with pytest.raises(DavssError, match="its picture is encrypted"):
+        Frames(path)
+
+
 def test_pictures_that_change_their_size_keep_that_of_the_first(tmp_path) -> None:
     """As calls do when the line gets worse."""
     parts = []
