@@ -142,8 +142,43 @@ def test_several_and_folders(tmp_path, capsys):
     with pytest.raises(DavssError, match="no recording in this folder"):
         find_recordings([tmp_path / "empty"], out)
     (tmp_path / "empty/a.wav").write_text("version https://git-lfs.github.com/spec/v1\n")
-    with pytest.raises(DavssError, match="a.wav: a Git LFS pointer"):
-        find_recordings([tmp_path / "empty"], out)
+    pointer = tmp_path / "empty/a.wav"
+    assert find_recordings([tmp_path / "empty"], out) == [(pointer, out / "a")]
+
+
+def test_what_cannot_be_read_is_not_left_out_of_its_folder(tmp_path, capsys):
+    """Only what has no sound is: of the others their errors are said."""
+    whole = write(tmp_path / "whole.mp4", grays(25), noise())
+    (tmp_path / "cut.mp4").write_bytes(whole.read_bytes()[:2000])
+    (tmp_path / "lost.wav").symlink_to("nowhere.wav")
+    (tmp_path / "notes.wav").write_text("hello")
+    (tmp_path / "._whole.mp4").write_bytes(b"\0\5\26\7")  # as macOS puts beside each
+    (tmp_path / "notes.txt").write_text("hello")
+    write(tmp_path / "mute.mp4", grays(25))
+    found = [path.name for path, _ in find_recordings([tmp_path], tmp_path)]
+    assert found == ["cut.mp4", "lost.wav", "notes.wav", "whole.mp4"]
+    assert "left out: ._whole.mp4, mute.mp4, notes.txt" in capsys.readouterr().err
+
+
+def test_what_is_given_twice_is_separated_once(tmp_path):
+    first, second = wav(tmp_path / "a.wav"), wav(tmp_path / "b.wav")
+    again = tmp_path / "x" / ".." / "a.wav"
+    (tmp_path / "x").mkdir()
+    assert find_recordings([first, again], tmp_path) == [(first, tmp_path)]
+    places = [(first, tmp_path / "a"), (second, tmp_path / "b")]
+    assert find_recordings([first, tmp_path, second], tmp_path) == places
+
+
+def test_a_name_with_a_line_break_is_one_line(tmp_path, capsys):
+    (tmp_path / "a\nb\x1b[2J.wav").write_text("hello")
+    with pytest.raises(SystemExit):
+        main(["separate", str(tmp_path / "a\nb\x1b[2J.wav"), "--out", str(tmp_path / "out")])
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1 and r"a\nb\x1b[2J.wav: a text file" in said
+    recording = read_recording(wav(tmp_path / "c\nd.wav"))
+    recording.warnings.append(f"{recording.path}: odd")
+    recording.print(recording.path)
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_of_several_one_that_fails_keeps_no_other(tmp_path, monkeypatch, capsys):

@@ -5,7 +5,6 @@ Shapes: L speakers with lips · K speakers · T samples · V video frames · D v
 
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +21,7 @@ from davss.cli.inputs import on_disk, plan_speakers, read_lips, read_recording
 from davss.cli.output import check_folder, source_files, write_results
 from davss.config import NoiseModel, SamplerConfig, SeparationConfig, to_dict
 from davss.diffusion.prior import NoisePrior, SpeechPrior, load_prior
-from davss.errors import DavssError
+from davss.errors import DavssError, one_line, say
 from davss.media.audio import resample
 from davss.networks.visual import BravenLips
 from davss.posterior.kept import Kept
@@ -97,13 +96,13 @@ def separate_file(
 
     rates = separator.sample_rate, sample_rate
     for line in about_priors(speech_prior, noise_prior, *rates, with_lips=bool(lips)):
-        print(line, file=sys.stderr)
+        say(line)
     sound.print(recording)
     windows = separator.plan(round(seconds * separator.sample_rate))
     steps = separator.num_draw_steps * len(windows)
     signal = resample(sound.audio, sample_rate, separator.sample_rate)
     sound.audio = signal  # an hour at 48 kHz is not kept beside its estimates
-    with tqdm(total=steps, unit="step", desc=str(recording)) as bar, _told_how_to_go_on(out):
+    with tqdm(total=steps, unit="step", desc=one_line(recording)) as bar, _told_how_to_go_on(out):
         result = separator(
             torch.from_numpy(signal)[None],
             None if seen is None else torch.from_numpy(seen)[None],
@@ -119,7 +118,7 @@ def separate_file(
     order, unclear = cast.order(result.speech[0].numpy(), separator.sample_rate)
     warnings = result.warnings[0] + [f"{recording}: {unclear}"] * bool(unclear)
     for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        say(f"warning: {warning}")
     voices = [result.speech[0][number] for number in order]
     result.noise.add_(sound.offset)
     sources = dict(zip(names, [*voices, result.noise[0]], strict=True))
@@ -160,7 +159,7 @@ def _told_how_to_go_on(out: Path) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if (out / UNFINISHED).is_dir():
-            print(f"note: --out {out}: the same command again goes on there", file=sys.stderr)
+            say(f"note: --out {out}: the same command again goes on there")
         raise
 
 

@@ -32,7 +32,7 @@ from davss.cli.jobs import add_jobs
 from davss.cli.scores import add_score
 from davss.cli.serve import add_serve
 from davss.config import DiffusionConfig, NetworkConfig, changed
-from davss.errors import DavssError, ending_in_one_line
+from davss.errors import DavssError, ending_in_one_line, say
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -198,7 +198,7 @@ def _separate(arguments: argparse.Namespace) -> None:
         except DavssError as error:
             if len(places) == 1:
                 raise
-            print(f"error: {error}", file=sys.stderr)
+            say(f"error: {error}")
             failed += 1
             continue
         for name in report["files"]:

@@ -19,7 +19,7 @@ from davss.config import (
     parse,
     to_dict,
 )
-from davss.errors import DavssError
+from davss.errors import DavssError, one_line
 
 NOISE = "|".join(["DIR", *get_args(NoiseModel)])
 SPEECH_HELP = f"directory of a prior, or the packaged one, {small.SPEECH}"
@@ -36,7 +36,7 @@ class Parser(argparse.ArgumentParser):
     """A parser for which a wrong flag is bad input like any other."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}; see `{self.prog} --help`\n")
+        self.exit(2, f"error: {one_line(message)}; see `{self.prog} --help`\n")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """The same, but what a subcommand does not know is its own error, not that of `davss`."""

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from davss.diffusion.prior import SpeechPrior
-from davss.errors import DavssError
+from davss.errors import DavssError, say
 from davss.media import FPS
 from davss.media.audio import read_sound, require_sound
-from davss.media.decoding import has_stream, require_file, sound_start
+from davss.media.decoding import has_stream, is_recording, require_file, sound_start
 from davss.media.mouth import MouthFinder
 from davss.media.video import NEAR_FPS, Frames
 from davss.posterior.inputs import SHORTEST, SILENCE
@@ -50,36 +50,41 @@ class Recording:
         """Say all of it on stderr, about the recording as it was given."""
         self.warnings = [line.replace(str(self.path), str(name)) for line in self.warnings]
         for line in [f"note: {note}" for note in self.notes]:
-            print(line.replace(str(self.path), str(name)), file=sys.stderr)
+            say(line.replace(str(self.path), str(name)))
         for warning in self.warnings:
-            print(f"warning: {warning}", file=sys.stderr)
+            say(f"warning: {warning}")
 
 
 def find_recordings(inputs: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:
     """Every recording with the folder for its results: `out` for one, and for several, or all of a
-    folder, a folder of its name below `out`. DavssError where two would share one.
+    folder, a folder of its name below `out`. What is given twice counts once. DavssError where two
+    would share a folder.
     """
     paths: list[Path] = []
     for path in inputs:
         if not path.is_dir():
             paths.append(path)
             continue
-        files = sorted(file for file in path.iterdir() if file.is_file())
-        found = [file for file in files if has_stream(file, "audio")]
+        try:
+            files = sorted(file for file in path.iterdir() if not file.is_dir())
+        except PermissionError as error:
+            raise DavssError(f"{path}: {error.strerror}; fix its permissions") from None
+        found = [file for file in files if is_recording(file)]
         if not found:
             for file in files:
                 require_file(file)  # what keeps it from being read, if it is that
             raise DavssError(f"{path}: no recording in this folder; give one that holds some")
         if others := [file.name for file in files if file not in found]:
-            print(f"note: {path}: without sound, left out: {', '.join(others)}", file=sys.stderr)
+            say(f"note: {path}: without sound, left out: {', '.join(others)}")
         paths += found
-    if len(paths) == 1 and paths == list(inputs):
-        return [(paths[0], out)]
     places: dict[str, Path] = {}
     for path in paths:
-        if (other := places.setdefault(path.stem, path)) != path:
+        if (other := places.setdefault(path.stem, path)).resolve() != path.resolve():
             raise DavssError(f"{other}, {path}: both would be written to {out / path.stem}")
-    return [(path, out / path.stem) for path in paths]
+    found = list(places.values())
+    if len(found) == 1 and not any(path.is_dir() for path in inputs):
+        return [(found[0], out)]
+    return [(path, out / path.stem) for path in found]
 
 
 @contextmanager

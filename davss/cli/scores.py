@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from davss.cli.flags import Help, path
-from davss.errors import DavssError
+from davss.errors import DavssError, say
 from davss.storage import publish
 
 RATIOS = ("si_sdr", "si_sdr_mixture", "si_sdri", "si_sir", "si_sar")
@@ -70,7 +70,7 @@ def _score(arguments: argparse.Namespace) -> None:
     failed = rows[rows.si_sdr.isna()] if "si_sdr" in rows else rows
     print(_json(table, rows) if arguments.json else _text(table))
     for row in rows[rows.error.notna()].to_dict("records"):
-        print(f"note: {row['name']} ({row['source']}): {row['error']}", file=sys.stderr)
+        say(f"note: {row['name']} ({row['source']}): {row['error']}")
     if len(failed):
         raise DavssError(f"{len(failed)} of {len(rows)} sources were not scored; see above")
 
