@@ -12,6 +12,7 @@ M sources, T samples.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -98,7 +99,10 @@ def _files(folder: Path) -> dict[tuple[str, str], Path]:
 
 
 def place_of(place: Path) -> tuple[str, str]:
-    """Name and source of a path below its folder."""
+    """Name and source of a path below its folder; letters with accents may be one character, or
+    two, as macOS has them.
+    """
+    place = Path(unicodedata.normalize("NFC", str(place)))
     parts, source = list(place.with_suffix("").parts), "speaker_1"
     for part in reversed(parts):
         if len(parts) > 1 and (named := SOURCE.fullmatch(part)):

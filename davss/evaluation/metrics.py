@@ -199,8 +199,8 @@ def _attempt(
     reasons: dict[str, str],
 ) -> float:
     """The metric's value, or NaN and an entry in `reasons`."""
-    if not signal.any():
-        reasons[name] = "estimate is silent"
+    if not (signal.any() and clean.any()):
+        reasons[name] = "estimate is silent" if clean.any() else "reference is silent"
         return math.nan
     try:
         return metric(clean, signal, sample_rate)

@@ -48,6 +48,7 @@ def table(*flags: str) -> pandas.DataFrame:
     [
         ("a.wav", ("a", "speaker_1")),
         ("x/a.b.wav", ("x/a.b", "speaker_1")),
+        ("Mu\u0308ller/s2.wav", ("M\u00fcller", "speaker_2")),  # as macOS writes it
         ("a/speaker_2.wav", ("a", "speaker_2")),
         ("x/a/NOISE.flac", ("x/a", "noise")),
         ("s2/x/a.wav", ("x/a", "speaker_2")),

@@ -88,7 +88,8 @@ def test_score_is_nan_with_a_reason_where_a_metric_does_not_exist():
     reasons = {}
     estimate, _, mixture = signals()
     result = metrics.score(estimate, 0 * estimate, mixture, 16000, reasons=reasons)
-    assert math.isnan(result["si_sdr"]) and "No utterances" in reasons["pesq"]
+    assert math.isnan(result["si_sdr"]) and "reference is silent" in reasons["pesq"]
+    assert math.isnan(result["estoi"]) and "reference is silent" in reasons["estoi"]
 
 
 @with_pesq
