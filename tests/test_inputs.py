@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 from types import SimpleNamespace
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -81,6 +82,19 @@ def test_a_recording_cut_short_is_read_and_said(tmp_path):
     recording = read_recording(path)
     assert len(recording.audio) == 8000
     assert "8000 (0.500 s); separating what there is" in recording.warnings[0]
+
+
+def test_what_could_not_be_decoded_is_not_called_silent(tmp_path):
+    """As of recorders that leave out what ends a packet: of the speech nothing is heard."""
+    path = write(tmp_path / "x.mp4", None, np.pad(noise(), ((0, 0), (RATE, 0))))
+    damaged = bytearray(path.read_bytes())
+    with av.open(str(path)) as container:
+        for packet in container.demux(audio=0):
+            if packet.size and packet.pts * packet.time_base > 0.9:
+                damaged[packet.pos : packet.pos + packet.size] = packet.size * b"\xff"
+    path.write_bytes(damaged)
+    with pytest.raises(DavssError, match=r"x.mp4: cut short: .*, all of it silence; look for"):
+        read_recording(path)
 
 
 def test_channels(tmp_path):

@@ -126,6 +126,8 @@ def read_recording(path: Path, channel: int | None = None) -> Recording:
             f"{path}: {sound.tracks} tracks of sound, one is separated; all together: "
             f"`ffmpeg -i IN -filter_complex amix=inputs={sound.tracks}:normalize=0 OUT.wav`"
         )
+    if sound.missing and np.ptp(audio) <= SILENCE:
+        raise DavssError(f"{sound.missing}, all of it silence; look for another copy of it")
     if channel is None:
         require_sound(audio, path, SILENCE)
     elif np.ptp(audio) <= SILENCE:

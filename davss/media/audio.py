@@ -23,6 +23,8 @@ from davss.storage import publish
 
 MPEG = (b"ID3", b"\xff")  # how mp3 and raw aac begin, to which libsndfile is a stranger
 FIRST_PAGE = b"OggS\0\2"
+OPUS_RATE = re.compile(rb"OpusHead[\s\S]{4}([\s\S]{4})")  # before it was encoded; 0 is not known
+LOWEST_RATE = 1000  # Hz: what says less is broken, and would be as long as it is wrong
 SILENCE_RMS = 1e-5
 QUIET = 1e-3  # a channel below this part of the loudest (−60 dB) is silent
 CANCELLED = 0.1  # channels whose mean has less than this part of the power that it should have
@@ -124,6 +126,11 @@ def _read_sound(path: Path) -> Sound:
             whole = _read_container(path, 0, {**options, "ignore_editlist": "1"})
             if whole.samples.size:
                 sound = replace(whole, missing=HIDDEN.format(path))
+    if sound.samples.size and sound.rate < LOWEST_RATE:
+        raise DavssError(
+            f"{path}: its header says {sound.rate} samples a second, too few for speech; correct "
+            "it, or export it again"
+        )
     if sound.samples.size == 0 and sound.missing:
         raise DavssError(f"{sound.missing}; look for another copy of it")
     if sound.samples.size == 0 and claimed and all(claimed):
@@ -257,7 +264,11 @@ def _read_all(sources: Iterable[io.BytesIO]) -> tuple[np.ndarray, int, int]:
 
 
 def _read_ogg(content: bytes) -> tuple[np.ndarray, int, int]:
-    """The same of all streams, of which libsndfile reads one; its own errors for other kinds."""
+    """The same of all streams, of which libsndfile reads one; its own errors for other kinds.
+    ValueError for Opus of a rate that is not known, of which libsndfile would read 8 kHz.
+    """
+    if any(rate == bytes(4) for rate in OPUS_RATE.findall(content)):
+        raise ValueError("unknown rate")
     starts = [match.start() for match in re.finditer(re.escape(FIRST_PAGE), content)]
     ends = [*starts[1:], len(content)]
     return _read_all(io.BytesIO(content[a:b]) for a, b in zip(starts, ends, strict=True))

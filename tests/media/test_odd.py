@@ -62,6 +62,35 @@ def test_ogg_streams_one_after_the_other_are_all_heard(tmp_path, subtype) -> Non
     np.testing.assert_array_equal(both.samples, np.tile(one.samples, 2))
 
 
+def test_opus_that_does_not_say_at_which_rate_it_was_recorded(tmp_path) -> None:
+    """Its header may say 0; decoded it always has 48 kHz."""
+    path = write(tmp_path / "x.ogg", None, noise(1.0, 48_000), rate=48_000, codecs=("", "libopus"))
+    content = bytearray(path.read_bytes())
+    place = content.index(b"OpusHead") + 12
+    content[place : place + 4] = bytes(4)
+    end = content.index(b"OggS", 4)
+    content[22:26] = bytes(4)
+    content[22:26] = ogg_checksum(content[:end]).to_bytes(4, "little")
+    path.write_bytes(content)
+    sound = read_sound(path)
+    assert (sound.rate, sound.samples.shape[1]) == (48_000, 48_000)
+
+
+def ogg_checksum(page: bytes) -> int:
+    found = 0
+    for byte in page:
+        found ^= byte << 24
+        for _ in range(8):
+            found = (found << 1) ^ (0x104C11DB7 if found >> 31 else 0)
+    return found
+
+
+def test_a_rate_that_no_speech_has(tmp_path) -> None:
+    soundfile.write(tmp_path / "x.wav", noise()[0], 1)
+    with pytest.raises(DavssError, match="x.wav: its header says 1 samples a second, too few"):
+        read_sound(tmp_path / "x.wav")
+
+
 def test_mp3_of_any_header(tmp_path) -> None:
     path, codecs = tmp_path / "x.mp3", ("", "libmp3lame")
     write(path, None, noise(3.0, 44_100), rate=44_100, codecs=codecs, write_xing="0")
