@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 
+NO_TEMPORARY = "No usable temporary directory"  # as tempfile says it
 CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 EXTRA = "install davss with its extra: `pip install '.[workflow]'` in the clone"
 
@@ -106,6 +107,9 @@ def ending_in_one_line() -> Iterator[None]:
     except OSError as error:
         if error.errno in OUTAGES and (error.filename or error.errno == errno.EIO):
             say(f"error: {outage(error, error.filename or 'a file')}")
+            sys.exit(2)
+        if NO_TEMPORARY in str(error):
+            say(f"error: {error.strerror}; set TMPDIR to a folder that can be written to")
             sys.exit(2)
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

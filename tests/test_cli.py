@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -377,6 +378,16 @@ def test_any_terminal_shows_any_name(folder):
     done = subprocess.run(command, capture_output=True, env=environment)
     shown = "größe".encode("ascii", errors="backslashreplace")
     assert done.returncode == 2 and done.stderr.startswith(b"error: " + shown + b": no prior here")
+
+
+def test_where_nothing_temporary_can_be_written(capsys, monkeypatch):
+    """As in a container that is read-only but for the folder of results."""
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr("tempfile._candidate_tempdir_list", lambda: ["/proc"])
+    with pytest.raises(SystemExit), ending_in_one_line():
+        tempfile.mkdtemp()
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1 and "set TMPDIR to a folder that can be written" in said
 
 
 @pytest.mark.parametrize(
