@@ -32,7 +32,9 @@ NonNegative = Annotated[float, Field(ge=0)]
 Corpus = Literal["voxceleb2", "speech", "wham", "dns"]
 SPEECH_CORPUS: Corpus = "voxceleb2"  # the one with lips
 NoiseModel = Literal["nmf", "gaussian", "none"]  # those that are not trained
-ExperimentName = Literal["noise_models", "lips", "conditions", "cost", "quality"]
+ExperimentName = Literal[
+    "noise_models", "lips", "conditions", "cost", "quality", "robust_sound", "robust_lips"
+]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -441,6 +443,25 @@ class ExperimentConfig:
         "dps 10",
         "dps 20",
         "dps 40",
+    )
+    damage_noise: str = "gaussian"  # noise model of robust_sound and robust_lips
+    # What davss.evaluation.damage lists.
+    sound_damage: tuple[str, ...] = (
+        *("level:-30", "level:-20", "level:-10", "level:10", "level:20", "level:30"),
+        *("clip:0.003", "clip:0.01", "clip:0.03", "clip:0.1", "clip:0.3"),
+        *("opus:32", "opus:16", "opus:12", "opus:8", "opus:6"),
+        *("reverb:0.2", "reverb:0.4", "reverb:0.6", "reverb:0.8"),
+        "band:telephone",
+    )
+    lips_damage: tuple[str, ...] = (
+        *("shift:-10", "shift:-5", "shift:-3", "shift:-2", "shift:-1"),
+        *("shift:1", "shift:2", "shift:3", "shift:5", "shift:10"),
+        *("dropped:0.25", "dropped:0.5", "dropped:0.75", "dropped:0.9"),
+        *("frozen:0.25", "frozen:0.5", "frozen:1"),
+        *("covered:0.25", "covered:0.5", "covered:1"),
+        *("pixels:32", "pixels:16", "pixels:8"),
+        *("blur:2", "blur:4", "blur:8"),
+        *("video:40", "video:46", "video:51"),
     )
 
 

@@ -56,7 +56,9 @@ def make_job(arms: Iterable[Arm], library: Library, seed: int, execution: Separa
     arms = list(arms)
     speech_prior = read_prior(PRIORS / SPEECH, SpeechPrior, "train_speech")
     models = {arm.noise: read_noise_model(arm.noise) for arm in arms if arm.peer is None}
-    common = [library.shards, seed, _precision(execution)]
+    common: list[Any] = [library.shards, seed, _precision(execution)]
+    if library.pictures is not None:
+        common.append(code_digest("davss.evaluation.pictures"))
     ours = [contents(PRIORS / SPEECH), code_digest("pipelines.evaluating")]
     folders = {}
     for arm in arms:

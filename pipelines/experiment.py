@@ -25,10 +25,12 @@ import torch
 
 from davss.config import (
     SPEECH_CORPUS,
+    CorpusConfig,
     ExperimentConfig,
     ExperimentName,
     SamplerConfig,
     SeparationConfig,
+    ShardsConfig,
     load_section,
 )
 from davss.diffusion.prior import SpeechPrior
@@ -36,11 +38,13 @@ from davss.evaluation import plots
 from davss.evaluation.batches import passes
 from davss.evaluation.external import installed_peers
 from davss.evaluation.material import Material
+from davss.evaluation.pictures import Videos
 from davss.evaluation.plans import PLANS
 from davss.evaluation.runner import Job, available, find_records, plan_actors, run_plan
 from davss.evaluation.scoring import score_plan
 from davss.evaluation.tables import markdown
 from davss.evaluation.trials import Trial, as_frame
+from davss.networks.visual import load_visual_encoder
 from davss.storage import publish
 from pipelines import run
 from pipelines.clips import open_shards, read_mixtures
@@ -85,8 +89,9 @@ def read_material(name: ExperimentName, params: str, split: str = "test") -> Mat
     """The shards that a plan needs, and its settings."""
     settings = load_section(params, "experiment", ExperimentConfig)
     noises = NOISES if name == "conditions" else (settings.noise,)
-    others = SPEECH_CORPUS if name == "quality" else settings.speech_corpus
-    readers = {c: open_shards(c, split) for c in dict.fromkeys([SPEECH_CORPUS, others, *noises])}
+    others = SPEECH_CORPUS if name in ("quality", "robust_lips") else settings.speech_corpus
+    voices = others if name == "robust_sound" else SPEECH_CORPUS  # nobody is seen
+    readers = {c: open_shards(c, split) for c in dict.fromkeys([voices, others, *noises])}
     peers: Sequence[str] = ()
     if name == "noise_models":
         if (python := peers_python()) is None:
@@ -95,8 +100,13 @@ def read_material(name: ExperimentName, params: str, split: str = "test") -> Mat
             )
         else:
             peers = installed_peers(python)
+    pictures = None
+    if name == "robust_lips":
+        root = load_section(params, f"corpora.{SPEECH_CORPUS}", CorpusConfig).root
+        encoder = load_visual_encoder(Path("data/shards") / SPEECH_CORPUS)
+        pictures = Videos(root, load_section(params, "shards", ShardsConfig), encoder)
     return Material(
-        readers[SPEECH_CORPUS],
+        readers[voices],
         readers[others],
         {noise: readers[noise] for noise in noises},
         settings,
@@ -104,6 +114,7 @@ def read_material(name: ExperimentName, params: str, split: str = "test") -> Mat
         load_section(params, "seed", int),
         read_mixtures(settings.noise) if name == "quality" else (),
         peers,
+        pictures,
     )
 
 

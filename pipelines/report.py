@@ -16,7 +16,15 @@ from pathlib import Path
 
 import pandas
 
-from davss.config import SPEECH_CORPUS, ReportConfig, SamplerConfig, load_section, to_dict
+from davss.config import (
+    SPEECH_CORPUS,
+    ExperimentConfig,
+    ReportConfig,
+    SamplerConfig,
+    load_section,
+    to_dict,
+)
+from davss.evaluation.plans import robust_sound
 from davss.evaluation.records import read_estimate, read_manifest, read_trace
 from davss.evaluation.report.examples import Example, choose
 from davss.evaluation.report.faces import read_faces
@@ -75,7 +83,9 @@ def main(argv: list[str] | None = None) -> None:
     differences = paired_differences(scores)
     training, outcomes = read_training([SPEECH, *priors])
     faces = read_faces(Path("data/shards") / SPEECH_CORPUS)
-    results = Results(header, scores, groups, examples, differences, training, outcomes, faces)
+    results = Results(
+        header, scores, groups, examples, differences, training, outcomes, faces, read_robustness()
+    )
     write(results, (priors or models)[0])
     say(groups, differences)
 
@@ -129,6 +139,18 @@ def read_training(
     histories = {folder.name: pandas.read_csv(folder / "history.csv") for folder in folders}
     files = [file for folder in folders if (file := folder / "metrics.json").is_file()]
     return histories, {file.parent.name: json.loads(file.read_text()) for file in files}
+
+
+def read_robustness() -> dict[str, pandas.DataFrame]:
+    """Tables of the robustness plans that were run, by what they are about."""
+    titles = {"robust_sound": "one speaker off-screen", "robust_lips": "two in view"}
+    found = {}
+    for name, title in titles.items():
+        path = Path("data/experiments") / f"{name}.parquet"
+        if path.is_file():
+            rows = read_manifest(path, f"python -m pipelines.experiment {name}", COLUMNS)
+            found[title] = robust_sound.table(rows[rows.source != "noise"], ExperimentConfig())
+    return found
 
 
 def make_header(params: str, files: list[Path]) -> Header:

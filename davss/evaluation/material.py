@@ -22,6 +22,7 @@ from davss.evaluation.mixtures import (
     IN_VIEW,
     OFF_SCREEN,
     Library,
+    Pictures,
     active_offset,
     common_rate,
     seeded,
@@ -35,7 +36,7 @@ from davss.shards.reader import ShardReader
 class Material:
     """What a plan draws from: splits of which `speech` has lips and `others` speak off-screen, the
     `sampler` of everything but comparisons of samplers, the rows of the stage `mixtures` where a
-    plan takes those, and the names of the `peers` that are installed.
+    plan takes those, the names of the `peers` that are installed, and what damages lips.
     """
 
     speech: ShardReader
@@ -46,17 +47,21 @@ class Material:
     seed: int
     mixtures: Sequence[dict[str, Any]] = ()
     peers: Sequence[str] = ()
+    pictures: Pictures | None = None
 
     @cached_property
     def library(self) -> Library:
         """All clips, to render rows from."""
         alone = self.others is self.speech
-        return Library((self.speech,) if alone else (self.speech, self.others), self.noises)
+        voices = (self.speech,) if alone else (self.speech, self.others)
+        return Library(voices, self.noises, self.pictures)
 
     @cached_property
     def person(self) -> str:
-        """Who is in view: `lips_speaker`, or whoever has the most clips with lips."""
+        """Who is in view: `lips_speaker`, or whoever has the most clips with lips; "": nobody."""
         seen = self.speech.clips[self.speech.clips.num_frames > 0]
+        if seen.empty:
+            return ""
         person = self.config.lips_speaker or str(seen.speaker.value_counts().sort_index().idxmax())
         if person not in set(seen.speaker):
             raise DavssError(f"{self.speech.manifest}: no clips with lips of speaker {person}")

@@ -6,11 +6,13 @@ import io
 from pathlib import Path
 from typing import Any
 
+import pandas
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 SI_SDR = "SI-SDR (dB), 95 % intervals"
+UNDAMAGED = "none"
 
 
 def new_figure(width: float = 7.2, height: float = 4.0) -> Figure:
@@ -26,6 +28,28 @@ def row_of_axes(figure: Figure, count: int, sharey: bool = False) -> list[Axes]:
 def legend(axes: Axes, **options: Any) -> None:
     """A small legend without a frame."""
     axes.legend(fontsize=8, frameon=False, **options)
+
+
+def damage_kinds(table: pandas.DataFrame) -> list[str]:
+    """The kinds of damage in a table of robustness, in its order."""
+    kinds = table.damage.str.partition(":")[0]
+    return [kind for kind in dict.fromkeys(kinds) if kind != UNDAMAGED]
+
+
+def damage_panel(axes: Axes, table: pandas.DataFrame, kind: str, **look: Any) -> None:
+    """SI-SDR of estimate and mixture against the values of a kind of damage, for the first group of
+    speakers; `look` is the estimate's.
+    """
+    table = table[table.who == table.who.iloc[0]]
+    kinds = table.damage.str.partition(":")[0]
+    own = pandas.concat([table[table.damage == UNDAMAGED], table[kinds == kind]])
+    values = own.damage.str.partition(":")[2].replace("", UNDAMAGED)
+    places = range(len(own))
+    axes.errorbar(
+        places, own.si_sdr, own.si_sdr_ci, fmt="o-", ms=4, capsize=3, label="estimate", **look
+    )
+    axes.plot(places, own.si_sdr_mixture, "k:", label="mixture")
+    axes.set_xticks(places, values, rotation=45)
 
 
 def svg(figure: Figure, name: str, **options: Any) -> str:

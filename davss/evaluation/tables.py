@@ -20,6 +20,7 @@ HEADS = {
     "si_sdr_1": "source 1 (dB)",
     "si_sdr_2": "source 2 (dB)",
     "right_minus": "right − this (dB)",
+    "lost": "lost (dB)",
     "lost_to_noise": "lost to the noise (dB)",
     "lost_to_prior": "lost to the prior (dB)",
     "seconds": "s / mixture",

@@ -22,7 +22,15 @@ from davss.evaluation import plots
 from davss.evaluation.batches import passes
 from davss.evaluation.material import Material
 from davss.evaluation.mixtures import IN_VIEW, OFF_SCREEN, Library, plan_mixtures, render, rows_of
-from davss.evaluation.plans import PLANS, conditions, cost, lips, noise_models
+from davss.evaluation.plans import (
+    PLANS,
+    conditions,
+    cost,
+    lips,
+    noise_models,
+    robust_lips,
+    robust_sound,
+)
 from davss.evaluation.runner import Job, run_plan
 from davss.evaluation.scoring import score_plan
 from davss.evaluation.tables import markdown
@@ -34,7 +42,13 @@ from tests.evaluation.test_mixtures import RATE, Reader
 FRAME = 320
 SAMPLER = SamplerConfig(num_steps=3, guidance_weight=0.0)
 CONFIG = ExperimentConfig(mixtures=6, seconds=1.0, cost_mixtures=4, speech_corpus="speech")
-QUICK = replace(CONFIG, mixtures=4, snr_db=(0.0, 5.0))
+QUICK = replace(
+    CONFIG,
+    mixtures=4,
+    snr_db=(0.0, 5.0),
+    sound_damage=("level:-20", "clip:0.3", "band:telephone"),
+    lips_damage=("shift:0", "shift:2", "shift:-2"),
+)
 
 
 def make_reader(prefix: str, speakers: list[str], lips: bool, frames: int = 50) -> Reader:
@@ -48,6 +62,13 @@ def make_reader(prefix: str, speakers: list[str], lips: bool, frames: int = 50) 
         clip = Clip(f"{prefix}-{index}", audio, RATE, own, {"speaker": speaker})
         stored[clip.key] = clip
     return Reader(stored)
+
+
+def shifted(clip: Clip, text: str, first: int, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Lips of a shifted video."""
+    assert text.startswith("shift:") and clip.lips is not None
+    frames = np.arange(len(clip.lips)) - int(text.removeprefix("shift:"))
+    return clip.lips[frames.clip(0, len(clip.lips) - 1)]
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +92,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
         config=CONFIG,
         sampler=SAMPLER,
         seed=0,
+        pictures=shifted,
     )
 
 
@@ -286,6 +308,31 @@ def test_tables_and_plots(material, tmp_path, name):
     assert len(drawn) == 1
     if name == "quality":
         assert {"K = 1", "K = 2"} <= set(found)
+
+
+def test_what_damage_costs_is_paired(material, tmp_path):
+    material = replace(material, config=QUICK)
+    planned = robust_sound.plan(material)
+    assert len({t.name for t in planned}) == 16 and len({t.row["key"] for t in planned}) == 4
+    found = robust_sound.table(run(planned, material, tmp_path), QUICK).set_index("damage")
+    assert set(found.who) == {"unseen"} and found.mixtures.tolist() == [4] * 4
+    # half of the mixture is its estimate: as good as the mixture, however loud
+    assert found.lost["level:-20"] == pytest.approx(0, abs=1e-3)
+    assert found.lost["clip:0.3"] > 0.5 and found.lost["band:telephone"] > 0.5
+    assert found.si_sdr_mixture["none"] - found.si_sdr_mixture["clip:0.3"] == pytest.approx(
+        found.lost["clip:0.3"], abs=1e-3
+    )
+    lips = robust_lips.table(run(robust_lips.plan(material), material, tmp_path), QUICK)
+    lost = lips.set_index("damage").lost
+    assert lost["shift:0"] == pytest.approx(0, abs=1e-6)
+    assert lost["shift:2"] > 10 and lost["shift:-2"] > 10
+
+
+def test_a_robustness_plan_needs_no_lips_at_all_for_sounds(material):
+    alone = replace(material, speech=material.others, config=QUICK)
+    assert robust_sound.plan(alone) == robust_sound.plan(replace(material, config=QUICK))
+    with pytest.raises(DavssError, match="damage 'hum'"):
+        robust_sound.plan(replace(alone, config=replace(QUICK, sound_damage=("hum",))))
 
 
 def test_the_plan_of_the_docs_runs(material, tmp_path):

@@ -19,6 +19,7 @@ from davss import config
 from davss.errors import DavssError
 from davss.evaluation import external
 from davss.evaluation import peers as program
+from davss.evaluation.pictures import Videos
 from davss.evaluation.scoring import COLUMNS
 from pipelines import experiment
 from pipelines.evaluating import Makers
@@ -32,6 +33,9 @@ EXPERIMENT = {
     "num_speakers": [1],
     "cost_mixtures": 2,
     "cost_samplers": ["daps 5"],
+    "damage_noise": "wham",
+    "sound_damage": ["clip:0.1"],
+    "lips_damage": ["blur:4"],
 }
 # A peer that halves what it hears, in place of davss/evaluation/peers.py.
 STAND_IN = """
@@ -53,7 +57,8 @@ def params(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DAVSS_NUM_ACTORS", "1")
     monkeypatch.delenv("DAVSS_PEERS", raising=False)
     path = project / "params.yaml"
-    path.write_text(yaml.safe_dump(PARAMS | {"experiment": EXPERIMENT}))
+    places = {"corpora": {"voxceleb2": {"root": "raw"}}, "shards": {"sample_rate": RATE}}
+    path.write_text(yaml.safe_dump(PARAMS | places | {"experiment": EXPERIMENT}))
     return path
 
 
@@ -63,6 +68,17 @@ def test_a_dry_run_says_what_there_is_to_do_and_writes_nothing(params, capsys):
     assert "daps 5: 20 passes" in (text := capsys.readouterr().out)
     assert "2 trials of 1 arms, 0 of them done; 20 passes" in text and "with 1 actors" in text
     assert not Path("docs").exists() and not Path("storage/estimates").exists()
+
+
+def test_damage_is_done_to_sound_and_to_the_videos_of_the_corpus(params, monkeypatch):
+    monkeypatch.setattr(experiment, "load_visual_encoder", str)
+    made = experiment.read_material("robust_lips", "params.yaml").pictures
+    assert made == Videos("raw", config.ShardsConfig(sample_rate=RATE), "data/shards/voxceleb2")
+    experiment.main(["robust_sound", "--limit", "1"])
+    table = pandas.read_csv("docs/results/robust_sound.csv")
+    assert table.damage.tolist() == ["none", "clip:0.1"] and (table.failed == 0).all()
+    rows = pandas.read_parquet("data/experiments/robust_sound.parquet")
+    assert rows.damage.tolist() == ["", "", "clip:0.1", "clip:0.1"]
 
 
 def test_a_sampler_is_chosen_on_validation_clips(params, capsys):

@@ -10,7 +10,15 @@ from __future__ import annotations
 from types import ModuleType
 
 from davss.config import ExperimentName
-from davss.evaluation.plans import conditions, cost, lips, noise_models, quality
+from davss.evaluation.plans import (
+    conditions,
+    cost,
+    lips,
+    noise_models,
+    quality,
+    robust_lips,
+    robust_sound,
+)
 
 PLANS: dict[ExperimentName, ModuleType] = {
     "noise_models": noise_models,
@@ -18,4 +26,6 @@ PLANS: dict[ExperimentName, ModuleType] = {
     "conditions": conditions,
     "cost": cost,
     "quality": quality,
+    "robust_sound": robust_sound,
+    "robust_lips": robust_lips,
 }

@@ -18,7 +18,7 @@ import pandas
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from davss.evaluation.plots import new_figure, svg
+from davss.evaluation.plots import damage_kinds, damage_panel, new_figure, svg
 
 # Colours that stand for variables of the style sheet.
 INK, MUTED, LINE = "#010203", "#040506", "#070809"
@@ -232,6 +232,19 @@ def _gains_by_level(history: pandas.DataFrame, title: str) -> list[str]:
         levels.axes.set(xlabel="clips seen (thousands)", ylabel="gain (dB)")
         levels.axes.legend(fontsize=9, ncols=2, handlelength=1.2)
     return [levels.svg]
+
+
+def robustness(table: pandas.DataFrame, title: str) -> list[str]:
+    """A chart for every kind of damage of a robustness plan's table."""
+    drawn = []
+    for kind in damage_kinds(table):
+        text = f"SI-SDR by {kind}, {title}, {table.who.iloc[0]} speakers"
+        with chart(f"{title}: {kind}", text) as one:
+            damage_panel(one.axes, table, kind, color=SERIES[0])
+            one.axes.set(ylabel="SI-SDR (dB)")
+            one.axes.legend()
+        drawn.append(one.svg)
+    return drawn
 
 
 def shared_limits(values: pandas.Series) -> tuple[float, float]:

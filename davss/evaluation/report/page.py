@@ -75,7 +75,7 @@ class Header:
 class Results:
     """All that the page shows: `scores` of `davss.evaluation.scoring`, `groups`, `differences` of
     `davss.evaluation.report.summary`; `training` by prior name has the columns of history.csv,
-    `outcomes` the figures of metrics.json.
+    `outcomes` the figures of metrics.json, `robustness` by title the tables of those plans.
 
     Noise models without training are compared in a section of their own; all else, `examples` too,
     is about the trained priors.
@@ -89,6 +89,7 @@ class Results:
     training: Mapping[str, pandas.DataFrame] = field(default_factory=dict)
     outcomes: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     faces: Sequence[Faces] = ()
+    robustness: Mapping[str, pandas.DataFrame] = field(default_factory=dict)
 
 
 def build_page(results: Results) -> str:
@@ -121,6 +122,10 @@ def build_page(results: Results) -> str:
             for name, history in results.training.items()
         ],
         outcomes=results.outcomes,
+        robustness=[
+            [Markup(svg) for svg in charts.robustness(table, title)]
+            for title, table in results.robustness.items()
+        ],
         faces=results.faces,
         scale=[f"rgb({r} {g} {b})" for r, g, b in palette()[:: len(palette()) // 12].tolist()],
         range_db=round(RANGE_DB),
