@@ -229,7 +229,7 @@ def video(mouths: np.ndarray, crf: float, rng: np.random.Generator) -> np.ndarra
             container.mux(stream.encode(av.VideoFrame.from_ndarray(one, "gray")))
         container.mux(stream.encode(None))
     file.seek(0)
-    with av.open(file) as container:
+    with av.open(file, "r") as container:
         return np.stack([one.to_ndarray(format="gray") for one in container.decode(video=0)])
 
 
