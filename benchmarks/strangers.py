@@ -7,9 +7,9 @@ train-clean-100 that are in no training of the packaged priors, in real noise of
 heard the recording (another stretch of it), the scene (other recordings), or nothing.
 `strangers_valid.csv` is such a list of validation material, to choose settings on. SPEECH and
 NOISE are folders in which the files of the list lie. Every noise model has the same speech prior
-and sampler; `PRESET:` or `SAMPLER:` before its name and a `+` and settings after it change the sampler:
-`udiffse:none`, `gaussian+shares=measured`.
-With `--peers` supervised enhancers (`davss/evaluation/peers.py`) are in the table as well.
+and sampler, unless a preset's or sampler's name and `:` stand before it, or `+` and settings behind
+it: `udiffse:none`, `gaussian+shares=measured`. With `--peers` supervised enhancers
+(`davss/evaluation/peers.py`) are in the table as well.
 Prints means with 95 % intervals, and the paired differences from the first model.
 """
 
