@@ -88,6 +88,18 @@ def test_a_cluster_that_stays_grows_from_nothing_with_a_token_and_no_secret_in_i
         assert {each["name"] for each in container.get("env", [])} <= {"DAVSS_CACHE_GB"}
 
 
+def test_manifests_have_kuberays_schema(spec):
+    """A reduced copy of its CRDs (tests/data/README.md), in which unknown keys are errors."""
+    schema = json.loads((ROOT / "tests" / "data" / "kuberay.json").read_text())
+    cluster = yaml.safe_load((CLUSTER / "raycluster.yaml").read_text())["spec"]
+    for kind, given in (("RayJob", spec), ("RayCluster", cluster)):
+        validate(given, schema | {"$ref": f"#/$defs/{kind}"})
+    for group in cluster["workerGroupSpecs"]:
+        group["template"]["spec"]["containers"][0]["volumeMount"] = []
+    with pytest.raises(ValidationError, match="'volumeMount' was unexpected"):
+        validate(cluster, schema | {"$ref": "#/$defs/RayCluster"})
+
+
 def test_aws_has_rays_schema_and_a_private_head():
     config = yaml.safe_load((CLUSTER / "aws.yaml").read_text())
     schema = json.loads((Path(ray.__file__).parent / "autoscaler" / "ray-schema.json").read_text())
