@@ -18,6 +18,7 @@ from davss.errors import DavssError
 
 KNOCK = 3.0  # seconds that a machine gets to take a connection
 PATIENCE = 10.0  # … and a cluster to answer, a Python's start included
+JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set, by this odd name, for the drivers of jobs
 ROOM_PATIENCE = 20.0  # seconds after which a wait for room is said
 # A socket's path may have 107 bytes; Ray adds /ray/session_DATE_TIME_PID/sockets/plasma_store.
 LONGEST_TMPDIR = 36
@@ -100,6 +101,13 @@ def _join(address: str) -> None:
     if port.isdecimal() and int(port) < 1 << 16:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK):
             pass
+    if JOB not in os.environ:  # a job's driver was started by the cluster itself
+        _knock(found)
+    ray.init(logging_level=logging.ERROR, log_to_driver=False)
+
+
+def _knock(found: str) -> None:
+    """Raise ConnectionError where no cluster answers within PATIENCE."""
     # In a process of its own, which can be ended: Ray's own attempts take a quarter of an hour.
     code = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1])"
     try:
@@ -114,7 +122,6 @@ def _join(address: str) -> None:
         raise ConnectionError(f"silent for {PATIENCE:g} s") from None
     except subprocess.CalledProcessError as error:
         raise ConnectionError((error.stderr.splitlines() or ["refused"])[-1]) from None
-    ray.init(logging_level=logging.ERROR, log_to_driver=False)
 
 
 @contextmanager

@@ -48,6 +48,17 @@ def test_no_cluster_at_the_address_is_said(address, reason, silent, monkeypatch,
     assert time.monotonic() - began < 12 and not ray.is_initialized()
 
 
+def test_the_driver_of_a_job_asks_not_whether_its_cluster_is_there(silent, monkeypatch):
+    """On a busy head the question alone takes longer than the patience for the answer."""
+    joined = []
+    monkeypatch.setattr(ray_session, "_knock", lambda found: pytest.fail("asked"))
+    monkeypatch.setattr(ray, "init", lambda **options: joined.append(options))
+    monkeypatch.setenv("RAY_ADDRESS", silent)
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    with ray_running(1):
+        assert joined
+
+
 @pytest.mark.parametrize(
     ("error", "mend"),
     [
