@@ -45,15 +45,29 @@ PUBLIC = {
     "davss.networks.BRAVEn": "davss.networks.braven.BRAVEn",
     "davss.evaluation.metrics.score": "davss.evaluation.metrics.score",
 }
+# Packages by their pages; what has no page of its own is on that of davss.
 PACKAGES = {
-    **{path.parent.name: path.parent for path in ROOT.glob("davss/*/__init__.py")},
-    **{name: ROOT / name for name in ("davss", "pipelines", "cluster")},
+    "davss": ROOT / "davss",
+    **{
+        path.parent.name: path.parent
+        for path in sorted(ROOT.glob("davss/*/__init__.py"))
+        if path.parent.name != "small"
+    },
+    "pipelines": ROOT / "pipelines",
+    "cluster": ROOT / "cluster",
 }
 NAME = re.compile(r"(?<!\">)<code>((?:davss|pipelines|cluster)[./][\w./]+)</code>")
-
 BLOCK = re.compile(r"(?:^ {4,}\S.*\n)+", re.MULTILINE)
 NUMBER = re.compile(r"( +.*?\S) {2,}(\(\d+\).*)")
 SECTION = re.compile(r"docs/method\.md §([\d.]*\d)")
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Add the pages of the modules to the navigation."""
+    (part,) = (each["Reference"] for each in config.nav or [] if "Reference" in each)
+    pages = [{dotted(folder): f"reference/{name}.md"} for name, folder in PACKAGES.items()]
+    part.append({"Modules": pages})
+    return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -61,11 +75,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     rows = (f"| [`{name}`][{place}] | {summary(place)} |\n" for name, place in PUBLIC.items())
     files.append(File.generated(config, "reference/index.md", content=INTERFACE + "".join(rows)))
     for name, folder in PACKAGES.items():
-        if name == "small":
-            continue
-        title = ".".join(folder.relative_to(ROOT).parts)
         modules = "\n".join(f"::: {module}\n" for module in modules_of(folder))
-        page = f"# {title}\n\n{modules}"
+        page = f"# {dotted(folder)}\n\n{modules}"
         files.append(File.generated(config, f"reference/{name}.md", content=page))
     return files
 
@@ -86,7 +97,7 @@ def modules_of(folder: Path) -> list[str]:
 
 
 def dotted(path: Path) -> str:
-    """The name by which a file is imported."""
+    """The name by which a file or folder is imported."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
