@@ -158,7 +158,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--out", type=Path, required=True, metavar="CSV", help="a row for every mixture and model")
     add("--list", type=Path, default=LIST, metavar="CSV")
     add("--speech-prior", default="small-speech")
-    add("--preset", default="small", choices=sorted(PRESETS))
+    add("--preset", default="fast", choices=sorted(PRESETS))
     add("--noise-models", nargs="+", default=["gaussian", "nmf"])
     add("--heard", nargs="+", default=HEARD, choices=HEARD, help="what training knew of the noise")
     add("--num-speakers", nargs="+", type=int, default=[1])

@@ -212,20 +212,19 @@ PRESETS: dict[str, SamplerConfig] = {
         guidance_weight=0.0,
     ),
     "paper": DpsConfig(),
+    # For packaged priors of 16 kHz (davss/small).
+    "small16": DapsConfig(
+        num_steps=6,
+        num_samples=2,
+        inner_noise=0.0,
+        shares="offer",
+        sigma_max=0.2,
+        sigma_min=0.03,
+        rho=3.0,
+        guidance_weight=0.0,
+    ),
+    "direct": MeanFieldConfig(),
 }
-# For the packaged priors (davss/small), chosen on validation clips (docs/results.md).
-PRESETS["small"] = dataclasses.replace(PRESETS["fast"], num_steps=20, num_samples=2, rho=3.0)
-PRESETS["small16"] = DapsConfig(
-    num_steps=6,
-    num_samples=2,
-    inner_noise=0.0,
-    shares="offer",
-    sigma_max=0.2,
-    sigma_min=0.03,
-    rho=3.0,
-    guidance_weight=0.0,
-)
-PRESETS["direct"] = MeanFieldConfig()
 
 
 @_settings
@@ -439,21 +438,19 @@ class ExperimentConfig:
         "daps 20",
         "daps 5 × 4",
         "fast",
-        "small",
         "dps 10",
         "dps 20",
         "dps 40",
     )
     damage_noise: str = "gaussian"  # noise model of robust_sound and robust_lips
-    # What davss.evaluation.damage lists.
-    sound_damage: tuple[str, ...] = (
+    sound_damage: tuple[str, ...] = (  # of robust_sound, as davss.evaluation.damage lists it
         *("level:-30", "level:-20", "level:-10", "level:10", "level:20", "level:30"),
         *("clip:0.003", "clip:0.01", "clip:0.03", "clip:0.1", "clip:0.3"),
         *("opus:32", "opus:16", "opus:12", "opus:8", "opus:6"),
         *("reverb:0.2", "reverb:0.4", "reverb:0.6", "reverb:0.8"),
         "band:telephone",
     )
-    lips_damage: tuple[str, ...] = (
+    lips_damage: tuple[str, ...] = (  # of robust_lips
         *("shift:-10", "shift:-5", "shift:-3", "shift:-2", "shift:-1"),
         *("shift:1", "shift:2", "shift:3", "shift:5", "shift:10"),
         *("dropped:0.25", "dropped:0.5", "dropped:0.75", "dropped:0.9"),

@@ -84,6 +84,8 @@ def test_commands_of_davss_have_the_flags_they_are_given(page):
     for line in "\n".join(code(page.read_text())).replace("\\\n", " ").splitlines():
         for command, rest in re.findall(r"(?:^|`| )davss (\w+)\b([^|&#]*)", line):
             assert command in known, line
+            rest, _, others = rest.partition(" -- ")  # davss serve -- FLAGS OF SEPARATE
+            assert set(re.findall(r"--[a-z][a-z-]*", others)) <= known["separate"], line
             flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", rest))
             assert flags <= known[command], line
 

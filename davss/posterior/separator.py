@@ -109,7 +109,7 @@ class Separator:
         sampler: SamplerConfig | None = None,
         noise: str = DEFAULT_NOISE,
     ) -> "Separator":
-        """A separator of the packaged priors, by default with the preset `small`; noise: the name
+        """A separator of the packaged priors, by default with the preset `fast`; noise: the name
         of a packaged noise prior or of a model without training. Raises DavssError for others.
         """
         model: NoisePrior | NoiseModel
@@ -121,7 +121,7 @@ class Separator:
             raise DavssError(f"noise = {noise!r}: this is a speech prior; give {NOISE}")
         speech = load_prior(folder_of(SPEECH))
         assert isinstance(speech, SpeechPrior)
-        return cls(speech, model, sampler or PRESETS["small"], device)
+        return cls(speech, model, sampler or PRESETS["fast"], device)
 
     def __call__(
         self,

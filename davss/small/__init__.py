@@ -24,7 +24,7 @@ def is_packaged(prior: str | Path) -> bool:
 
 def preset_of(name: str | Path) -> str:
     """The sampler's preset that a packaged prior was tried with."""
-    return "direct" if str(name) in (SPEECH_16, NOISE_16) else "small"
+    return "direct" if str(name) in (SPEECH_16, NOISE_16) else "fast"
 
 
 def folder_of(name: str) -> Path:
