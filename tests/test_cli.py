@@ -131,6 +131,9 @@ def test_what_an_earlier_separation_left_is_removed(folder, tmp_path):
     with np.load(tmp_path / "out" / "spread.npz") as spread:
         assert list(spread) == ["speaker_1", "speaker_2", "noise"]
         assert all(array.dtype == np.float32 for array in spread.values())
+    sure = json.loads((tmp_path / "out" / "separation.json").read_text())["confidence"]
+    assert list(sure) == ["speaker_1", "speaker_2", "noise"]
+    assert all(len(each) == 2 and 0 < each[0] < 1 for each in sure.values())  # of 1.00006 s
     main(arguments(folder, **out, **{"--num-samples": "1"}))
     left = {path.name for path in (tmp_path / "out").iterdir()}
     assert left == names - {"speaker_2.wav"}

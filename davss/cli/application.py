@@ -27,6 +27,7 @@ from davss.networks.visual import BravenLips
 from davss.posterior.kept import Kept
 from davss.posterior.recordings import blocks_at_rate
 from davss.posterior.separator import Separator
+from davss.posterior.spread import confidence
 from davss.small import NOISE_16, SPEECH, SPEECH_16, is_packaged
 
 UNFINISHED = ".davss-unfinished"  # below the folder of results: windows of a run that was stopped
@@ -120,13 +121,17 @@ def separate_file(
     for warning in warnings:
         say(f"warning: {warning}")
     voices = [result.speech[0][number] for number in order]
-    result.noise.add_(sound.offset)
     sources = dict(zip(names, [*voices, result.noise[0]], strict=True))
-    spread = None
+    spread, sure = None, {}
     if result.spread is not None:  # the noise, if it has one, is the last
         spread = result.spread[0]
         if list(order) != sorted(order):  # what may be large is not copied for nothing
             spread = spread[[*order, *range(total, len(spread))]]
+        sure = {
+            Path(name).stem: confidence(source, each, separator.sample_rate)
+            for (name, source), each in zip(sources.items(), spread, strict=False)
+        }
+    result.noise.add_(sound.offset)
     used = paths if not own_picture or seen is not None else []
     report = {
         "davss_version": __version__,
@@ -145,6 +150,7 @@ def separate_file(
         "evaluations": result.num_evaluations,
         "retries": int(result.trace["retries"][0]),
         "warnings": sound.warnings + warnings,
+        **({"confidence": sure} if sure else {}),
         **({"faces": cast.report()} if own_picture else {}),
     }
     blocks = {name: blocks_at_rate(source, *rates, length) for name, source in sources.items()}

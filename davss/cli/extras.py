@@ -47,7 +47,8 @@ class Beside:
             notes = [*self.notes, *report["warnings"]]
             title = Path(report["input"]).name
             where = folder / PREVIEW
-            write_preview(where, title, self.mixture, files, self.faces, self.seconds, notes)
+            sure = report.get("confidence", {})
+            write_preview(where, title, self.mixture, files, self.faces, self.seconds, notes, sure)
 
 
 def plan_extras(

@@ -35,9 +35,11 @@ def write_preview(
     faces: Mapping[str, np.ndarray],
     seconds: float,
     notes: Sequence[str],
+    confidence: Mapping[str, Sequence[float | None]] | None = None,
 ) -> None:
     """The page of a recording called `name`: its sound (T,) and rate, the files of its sources, the
-    picture RGB (H, W, 3) of some of them, its length, and what else is to be said.
+    picture RGB (H, W, 3) of some of them, its length, what else is to be said, and the confidence
+    in some of the sources, second by second.
     """
     sounds = {"The recording": mixture}
     for source, path in sources.items():
@@ -49,7 +51,14 @@ def write_preview(
     gain = 0.9 / max(max(float(np.abs(audio).max()) for audio, _ in sounds.values()), 1e-9)
     top = max(float(levels_db(*sound).max()) for sound in sounds.values())
     cards = [
-        _card(label, gain * audio, rate, top + 20 * np.log10(gain), faces.get(label))
+        _card(
+            label,
+            gain * audio,
+            rate,
+            top + 20 * np.log10(gain),
+            faces.get(label),
+            (confidence or {}).get(label, []),
+        )
         for label, (audio, rate) in sounds.items()
     ]
     about = f"{seconds:.1f} s."
@@ -67,7 +76,14 @@ def write_preview(
     target.write_text(page)
 
 
-def _card(label: str, audio: np.ndarray, rate: int, top: float, face: np.ndarray | None) -> str:
+def _card(
+    label: str,
+    audio: np.ndarray,
+    rate: int,
+    top: float,
+    face: np.ndarray | None,
+    confidence: Sequence[float | None],
+) -> str:
     name = escape(label)
     picture = ""
     if face is not None:
@@ -80,7 +96,7 @@ def _card(label: str, audio: np.ndarray, rate: int, top: float, face: np.ndarray
 <div class="plot">
 <svg viewBox="0 0 {WAVE} 100" preserveAspectRatio="none" aria-hidden="true">{_wave(audio)}</svg>
 <img alt="spectrogram of {name}, up to {rate / 2000:g} kHz" src="{_png(audio, rate, top)}">
-</div>
+{_bars(confidence[:LONGEST], len(audio) / rate)}</div>
 <audio controls preload="metadata" aria-label="{name}" src="{_mp3(audio, rate)}"></audio>
 </div>
 </section>"""
@@ -95,6 +111,18 @@ def _wave(audio: np.ndarray) -> str:
     there = " ".join(f"{a:.1f},{50 - 50 * b:.1f}" for a, b in zip(x, high, strict=True))
     back = " ".join(f"{a:.1f},{50.4 - 50 * b:.1f}" for a, b in zip(x[::-1], low[::-1], strict=True))
     return f'<path d="M{there} L{back}Z"/>'
+
+
+def _bars(confidence: Sequence[float | None], seconds: float) -> str:
+    """The confidence in a source, a bar for each second, and in words."""
+    known = {second: value for second, value in enumerate(confidence) if value is not None}
+    if not known:
+        return ""
+    path = "".join(f"M{second},1V{1 - value:.3f}h1V1Z" for second, value in known.items())
+    worst = min(known, key=lambda second: known[second])
+    said = f"confidence {np.mean(list(known.values())):.2f}, least {known[worst]:.2f} at {worst} s"
+    box = f'viewBox="0 0 {seconds:.3f} 1" preserveAspectRatio="none" aria-hidden="true"'
+    return f'<svg class="sure" {box}><path d="{path}"/></svg>\n<p>{said}</p>\n'
 
 
 def levels_db(audio: np.ndarray, rate: int) -> np.ndarray:

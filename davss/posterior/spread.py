@@ -3,6 +3,8 @@
 Shapes: S draws · B batch · M sources · T samples · F bins · N frames.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -29,3 +31,17 @@ def spread(draws: Tensor, sample_rate: int) -> Tensor:
     for deviation in deviations:  # one after the other: S spectrograms need not be held at once
         total = total.to(draws) + stft(deviation, size, hop)[..., :frames].abs().square()
     return (total / max(len(draws) - 1, 1)).sqrt()
+
+
+def confidence(source: Tensor, spread: Tensor, sample_rate: int) -> list[float | None]:
+    """The share of a source's energy, in each second, on which the draws agree: E / (E + V) with E
+    the energy of their mean (T,) and V that of their `spread` (F, N); None where both are zero.
+    """
+    found: list[float | None] = []
+    for second in range(math.ceil(len(source) / sample_rate)):
+        start, stop = second * sample_rate, (second + 1) * sample_rate
+        frames = spread[:, start // hop_length(sample_rate) : stop // hop_length(sample_rate)]
+        energy = float(source[start:stop].square().mean())
+        total = energy + float(frames.square().mean())
+        found.append(round(energy / total, 3) if total > 0 else None)
+    return found

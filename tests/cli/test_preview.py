@@ -62,6 +62,18 @@ def test_the_page_holds_all_and_asks_for_nothing(page):
     )
 
 
+def test_confidence_has_a_bar_a_second(page, tmp_path):
+    assert "confidence" not in page.read_text()
+    voice = np.zeros(3 * RATE, np.float32)
+    voice[::100] = 0.1
+    sure = {"speaker_1": [0.9, None, 0.4]}
+    sources = {"speaker_1": tmp_path / "speaker_1.wav", "noise": tmp_path / "noise.wav"}
+    write_preview(page, "x", (voice, RATE), sources, {}, 3.0, [], sure)
+    html = page.read_text()
+    assert 'd="M0,1V0.100h1V1ZM2,1V0.600h1V1Z"' in html and 'viewBox="0 0 3.000 1"' in html
+    assert html.count("confidence 0.65, least 0.40 at 2 s") == html.count("confidence") == 1
+
+
 def test_long_sound_is_cut_in_the_page_alone(tmp_path):
     quiet = np.zeros((LONGEST + 5) * 8000, np.float32)
     quiet[::100] = 0.1
