@@ -284,7 +284,7 @@ def test_help_names_the_presets_own_values(command, capsys):
         main([command, "--help"])
     text = " ".join(capsys.readouterr().out.split())
     fast, paper = PRESETS["fast"], PRESETS["paper"]
-    assert f"[fast {fast.num_steps}, paper {paper.num_steps}, small " in text
+    assert f"[fast {fast.num_steps}, paper {paper.num_steps}, small16 " in text
     assert "else fast)" in text and "(default: None)" not in text
     assert "--name {dps,daps,pseudo,udiffse,mean_field}" in text
 
