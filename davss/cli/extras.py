@@ -44,8 +44,9 @@ class Beside:
         if self.preview:
             sources = [name for name in report["files"] if name.endswith(".wav")]
             files = {Path(name).stem: folder / name for name in sources}
-            notes = [*self.notes, *report["warnings"]]
             title = Path(report["input"]).name
+            notes = [*self.notes, *report["warnings"]]
+            notes = [note.replace(report["input"], title) for note in notes]
             where = folder / PREVIEW
             sure = report.get("confidence", {})
             write_preview(where, title, self.mixture, files, self.faces, self.seconds, notes, sure)

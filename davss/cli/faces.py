@@ -31,7 +31,7 @@ CLEAR = 0.05  # by how much one order of voices must be better to be believed
 SHORTEST = 12  # frames of a stretch whose lips are used
 
 
-@dataclass
+@dataclass(eq=False)  # one is another only if it is the same: arrays have no truth
 class Face:
     """One face: `speaks`, and if so its lip features (V, D), NaN where they are not seen, which are
     None where they are of no use, for the reason `why`.

@@ -31,7 +31,7 @@ def look(path: Path, out: Path) -> None:
             sound.notes.append(str(error))
     for row in faces:
         del row["lips"]
-    notes = [*sound.notes, *sound.warnings]
+    notes = [note.replace(str(path), path.name) for note in (*sound.notes, *sound.warnings)]
     with publish(out) as temporary:
         temporary.write_text(json.dumps({"seconds": sound.seconds, "faces": faces, "notes": notes}))
 

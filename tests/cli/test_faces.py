@@ -73,6 +73,20 @@ def test_a_face_is_left_out_by_hand(folder, tmp_path, capsys):
     assert "speaker_1: no face for 0.80 s" in capsys.readouterr().err
 
 
+def test_the_page_names_the_recording_without_its_folder(folder, tmp_path, capsys):
+    separate(folder, "still.mp4", tmp_path, "--preview")
+    page = (tmp_path / "preview.html").read_text()
+    assert "<li>still.mp4: a face from" in page and str(folder) not in page
+
+
+def test_faces_given_back_as_they_are_change_nothing(folder, tmp_path, capsys):
+    first = separate(folder, "two.mp4", tmp_path / "first")
+    flags = "--faces", str(tmp_path / "first" / "separation.json")
+    second = separate(folder, "two.mp4", tmp_path / "second", *flags)
+    assert [face["speaker"] for face in second["faces"]] == [1, 2]
+    assert second["num_speakers"] == first["num_speakers"] and second["lips"] == first["lips"]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
