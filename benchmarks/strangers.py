@@ -79,9 +79,11 @@ def separator(text: str, speech_prior: str, preset: str) -> Separator:
     """NAME or SAMPLER:NAME+setting=value,setting=value."""
     model, _, changes = text.partition("+")
     other, _, name = model.rpartition(":")
+    known = PRESETS | {sampler: cls() for sampler, cls in SAMPLERS.items()}
+    if (other or preset) not in known:
+        sys.exit(f"{text}: no sampler {other}; one of {', '.join(known)}")
     settings = dict(change.split("=") for change in changes.split(",") if change)
-    base = SAMPLERS[other]() if other in SAMPLERS else PRESETS[other or preset]
-    sampler = replace(base, **{k: yaml.safe_load(v) for k, v in settings.items()})
+    sampler = replace(known[other or preset], **{k: yaml.safe_load(v) for k, v in settings.items()})
     noise: Any = name if name in get_args(NoiseModel) else load_prior(name)
     prior: Any = load_prior(speech_prior)
     return Separator(prior, noise, sampler, device="cpu")

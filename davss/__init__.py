@@ -36,9 +36,9 @@ def __getattr__(name: str) -> Any:
     try:
         module = import_module(_EXPORTS.get(name, f"davss.{name}"))
     except ModuleNotFoundError as error:
-        from davss.errors import EXTRA
+        from davss.errors import how_to_install
 
-        error.add_note(EXTRA)
+        error.add_note(how_to_install())
         raise
     return getattr(module, name) if name in _EXPORTS else module
 

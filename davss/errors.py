@@ -13,9 +13,6 @@ from importlib.util import find_spec
 
 NO_TEMPORARY = "No usable temporary directory"  # as tempfile says it
 CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-EXTRA = "install davss with its extra: `pip install '.[workflow]'` in the clone"
-
-
 # What a disk or share answers that fails, whatever is asked of it, and a system out of files.
 OUTAGES = frozenset(
     {errno.EIO, errno.ENXIO, errno.ENODEV, errno.ENOTCONN, errno.ESTALE, errno.ETIMEDOUT}
@@ -66,11 +63,16 @@ def outages_explained(path: object) -> Iterator[None]:
         raise outage(error, path) from None
 
 
-def require_packages(*names: str) -> None:
-    """End the program with one line unless these packages of the extra are installed."""
+def how_to_install(extra: str = "workflow") -> str:
+    """What to do where a package of an extra is missing."""
+    return f"install davss with its extra: `pip install '.[{extra}]'` in the clone"
+
+
+def require_packages(*names: str, extra: str = "workflow") -> None:
+    """End the program with one line unless these packages of an extra are installed."""
     for name in names:
         if find_spec(name) is None:
-            print(f"error: this needs the Python package {name}; {EXTRA}", file=sys.stderr)
+            say(f"error: this needs the Python package {name}; {how_to_install(extra)}")
             sys.exit(2)
 
 
@@ -94,7 +96,7 @@ def ending_in_one_line() -> Iterator[None]:
     except ModuleNotFoundError as error:
         if (error.name or "davss").partition(".")[0] in ("davss", "pipelines", "cluster"):
             raise
-        print(f"error: this needs the Python package {error.name}; {EXTRA}", file=sys.stderr)
+        say(f"error: this needs the Python package {error.name}; {how_to_install()}")
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

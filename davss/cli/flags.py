@@ -27,8 +27,6 @@ NOISE_HELP = f"directory of a prior, a packaged one ({small.NOISE}, "
 NOISE_HELP += f"{small.NOISE_DNS}), or an untrained model: nmf, fitted to each mixture, "
 NOISE_HELP += "gaussian, stationary, or none, which takes everything for speech"
 
-DEFAULT_PRESET = "fast"
-
 Settings = TypeVar("Settings")
 
 
@@ -94,14 +92,14 @@ def add_sampler(command: argparse.ArgumentParser) -> None:
         "sampler",
         "A preset and changes to it; the value of each preset is in brackets.",
     )
-    text = "preset to start from (default: that of the packaged speech prior, such as small, "
-    group.add_argument("--preset", choices=PRESETS, help=f"{text}else {DEFAULT_PRESET})")
+    text = f"preset to start from (default: direct with {small.SPEECH_16}, else fast)"
+    group.add_argument("--preset", choices=PRESETS, help=text)
     values = {name: to_dict(preset) for name, preset in PRESETS.items()}
     for name, classes in sampler_settings_by_name().items():
         own = {preset: _shown(each[name]) for preset, each in values.items() if name in each}
         note = ", ".join(f"{preset} {value}" for preset, value in own.items())
         if len(own) == len(PRESETS) and len(set(own.values())) == 1:
-            note = own[DEFAULT_PRESET]
+            note = next(iter(own.values()))
         whose = "" if SamplerConfig in classes else ", ".join(cls.name for cls in classes) + ": "
         text = f"{whose}{meaning(classes[0], name)}{f' [{note}]' if note else ''}"
         _add_setting(group, classes[0], name, text)
@@ -147,9 +145,7 @@ def sampler_settings(arguments: argparse.Namespace, prior: Path | None) -> Sampl
     naming the flag at fault.
     """
     changes = given(arguments, sampler_settings_by_name())
-    own = small.preset_of(prior) if prior and small.is_packaged(prior) else DEFAULT_PRESET
-    preset = arguments.preset or own
-    values = to_dict(PRESETS[preset])
+    values = to_dict(PRESETS[arguments.preset or small.preset_of(prior)])
     known = names_of(SAMPLERS[changes.get("name", values["name"])])
     return parse_flags(
         SamplerConfig, {key: values[key] for key in values if key in known} | changes

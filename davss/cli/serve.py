@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from davss.errors import DavssError
+from davss.errors import DavssError, require_packages
+
+CHOSEN = ("out", "speakers", "lips", "faces", "off_screen")  # for each recording
 
 
 def add_serve(commands: Any) -> None:
@@ -29,11 +31,14 @@ def _serve(arguments: argparse.Namespace) -> None:
     from davss.cli.commands import build_parser
 
     # What is wrong with the flags is said now, not after the first recording.
-    build_parser().parse_args(["separate", "recording", "--out", "out", *arguments.flags])
-    try:
-        from davss.serving.server import serve
-    except ModuleNotFoundError as error:
-        if error.name not in ("starlette", "uvicorn"):
-            raise
-        raise DavssError(f"serve: needs {error.name}; `pip install 'davss[serve]'`") from None
+    command = ["separate", "recording", "--out", "a folder of its own"]
+    plain = build_parser().parse_args(command)
+    given = build_parser().parse_args([*command, *arguments.flags])
+    for name in CHOSEN:
+        if getattr(plain, name) != getattr(given, name):
+            flag = name.replace("_", "-")
+            raise DavssError(f"serve: --{flag} is chosen for each recording; leave it out")
+    require_packages("starlette", "uvicorn", extra="serve")
+    from davss.serving.server import serve
+
     serve(arguments.host, arguments.port, arguments.flags)

@@ -152,12 +152,8 @@ def room_responses(
     """By image sources, the impulse responses of `count` people 0.7 to 1.4 m from the microphone of
     a room, each with the sample at which the direct sound arrives.
     """
-    try:
-        import pyroomacoustics as rooms
-    except ImportError:
-        raise DavssError(
-            "damage reverb: pyroomacoustics is missing; install it: pip install 'davss[rooms]'"
-        ) from None
+    import pyroomacoustics as rooms  # takes a second to load, and few plans have rooms
+
     size = rng.uniform([4.5, 3.5, 2.4], [7.0, 5.5, 3.2])
     absorption, order = rooms.inverse_sabine(rt60, size)
     room = rooms.ShoeBox(size, fs=rate, materials=rooms.Material(absorption), max_order=order)

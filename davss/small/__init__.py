@@ -22,9 +22,9 @@ def is_packaged(prior: str | Path) -> bool:
     return str(prior) in NAMES and not Path(prior).is_dir()
 
 
-def preset_of(name: str | Path) -> str:
-    """The sampler's preset that a packaged prior was tried with."""
-    return "direct" if str(name) in (SPEECH_16, NOISE_16) else "fast"
+def preset_of(prior: str | Path | None) -> str:
+    """The sampler's preset for a speech prior, if it is one."""
+    return "direct" if prior and is_packaged(prior) and str(prior) == SPEECH_16 else "fast"
 
 
 def folder_of(name: str) -> Path:

@@ -108,7 +108,6 @@ def decay(response: np.ndarray) -> float:
 
 
 def test_a_room_decays_as_asked_and_its_direct_sound_comes_first():
-    pytest.importorskip("pyroomacoustics")
     for rt60 in (0.3, 0.6):
         for response, first in damage.room_responses(3, RATE, rt60, np.random.default_rng(1)):
             assert decay(response) == pytest.approx(rt60, rel=0.3)
@@ -118,7 +117,6 @@ def test_a_room_decays_as_asked_and_its_direct_sound_comes_first():
 
 
 def test_references_of_a_room_are_the_voices_with_its_first_reflections():
-    pytest.importorskip("pyroomacoustics")
     speech = np.zeros((2, RATE), np.float32)
     speech[:, 4000] = 1
     mixture, early = damaged_sound(

@@ -199,7 +199,16 @@ def test_a_port_in_use_and_a_missing_extra_are_one_line(tmp_path: Path):
     environment = {"PYTHONPATH": f"{tmp_path}:{root}"}
     done = subprocess.run([*command, "0"], capture_output=True, text=True, env=environment)
     assert done.returncode == 2
-    assert done.stderr == "error: serve: needs uvicorn; `pip install 'davss[serve]'`\n"
+    mend = "install davss with its extra: `pip install '.[serve]'` in the clone"
+    assert done.stderr == f"error: this needs the Python package uvicorn; {mend}\n"
+
+
+def test_what_the_page_chooses_is_no_flag():
+    command = [sys.executable, "-m", "davss", "serve", "--port", "0", "--", "--preset", "direct"]
+    for flags in (["--out", "x"], ["--speakers", "2"], ["--off-screen", "1"]):
+        done = subprocess.run([*command, *flags], capture_output=True, text=True, timeout=60)
+        text = f"error: serve: {flags[0]} is chosen for each recording; leave it out\n"
+        assert (done.returncode, done.stderr) == (2, text)
 
 
 def test_progress_is_that_of_the_bar():
