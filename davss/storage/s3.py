@@ -1,9 +1,9 @@
 """Buckets as stores, through boto3: uploads in parts, retries with growing pauses, checksums.
 
 Credentials, region and endpoint come from the standard AWS environment (AWS_ACCESS_KEY_ID,
-AWS_PROFILE, AWS_ENDPOINT_URL …). A request that fails is tried again AWS_MAX_ATTEMPTS times
-(default 8); a part of a download that breaks off is read again, an object that changes meanwhile
-is an error.
+AWS_PROFILE, AWS_ENDPOINT_URL …). A request that fails is tried AWS_MAX_ATTEMPTS times (default 12,
+with a minute or so of pauses: a server has time to start again); a part of a download that breaks
+off is read again, an object that changes meanwhile is an error.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ from botocore.config import Config
 from s3transfer.exceptions import S3DownloadFailedError
 from urllib3.exceptions import HTTPError
 
-from davss.errors import DavssError, StorageError
+from davss.errors import DavssError, StorageError, say
 from davss.storage.cache import Cache
 from davss.storage.files import full_disk_explained, publish, sha256
 from davss.storage.store import S3, Entry
 
 PART = 64 << 20  # bytes that are uploaded at once; larger files go in parts
-ATTEMPTS = 8
+ATTEMPTS = 12
+PATIENCE = 4  # failures of a request after which it is said that it is tried again
 DIGEST = "sha256"  # name of an object's metadata
 _ABSENT = {"NoSuchKey", "404", "NotFound"}
 _DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403", "Forbidden"}
@@ -200,7 +201,14 @@ def _client_of(process: int) -> Any:
         read_timeout=60,
         max_pool_connections=32,
     )
-    return boto3.session.Session().client("s3", config=settings)
+    client = boto3.session.Session().client("s3", config=settings)
+    client.meta.events.register("needs-retry.s3", _say_that_it_waits)
+    return client
+
+
+def _say_that_it_waits(attempts: int, caught_exception: Any, endpoint: Any, **_: Any) -> None:
+    if attempts == PATIENCE and caught_exception is not None:
+        say(f"{endpoint.host} does not answer; trying again for a minute or so")
 
 
 def _transfer() -> TransferConfig:

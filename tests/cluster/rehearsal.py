@@ -31,7 +31,7 @@ from tests import s3_server
 ROOT = Path(__file__).parents[2]
 TARGET = "score@wham-wham"
 EVERY = 16  # samples between checkpoints
-TRAINING = ("total_samples=96", f"checkpoint_every={EVERY}", "validate_every=48")
+TRAINING = ("total_samples=160", f"checkpoint_every={EVERY}", "validate_every=80")
 TRAINING += ("validation_clips=4", "separate_every=0")
 OVERRIDES = (
     *("demo.clips_per_speaker=6", "demo.test_clips_per_speaker=3", "mixtures.num_speakers=[1]"),
@@ -203,10 +203,14 @@ class Client:
         """What it has said."""
         return self.log.read_text()[self.start :]
 
+    def until(self, condition: Callable[[], object]) -> None:
+        """Wait for something to come true while it is at work."""
+        until(lambda: condition() or self.process.poll() is not None)
+        assert condition(), self.text()[-3000:]
+
     def says(self, text: str) -> None:
         """Wait until it has said `text`."""
-        until(lambda: text in self.text() or self.process.poll() is not None)
-        assert text in self.text(), self.text()[-3000:]
+        self.until(lambda: text in self.text())
 
     def ends(self) -> int:
         """Wait for its end; its exit status."""
@@ -273,7 +277,7 @@ def rehearse(cluster: Cluster, root: Path, environment: dict[str, str], log: Pat
     client.says("train_speech: joins running job")
     row("client of `train_speech` killed −9, run again until it joins the job", "nothing", since)
 
-    until(lambda: bucket.samples("speech") >= EVERY)
+    client.until(lambda: bucket.samples("speech") >= EVERY)
     seen, since = bucket.samples("speech"), time.monotonic()
     cluster.kill("two")
     cluster.worker("two")
@@ -283,22 +287,22 @@ def rehearse(cluster: Cluster, root: Path, environment: dict[str, str], log: Pat
     repeated = f"samples after {again}, of a checkpoint every {EVERY}"
     row("worker node killed in `train_speech`, until it goes on with a new one", repeated, since)
 
-    until(lambda: bucket.samples("speech") > int(again))
+    client.until(lambda: bucket.samples("speech") > int(again))
     since = time.monotonic()
     cluster.restart_bucket()
     seen, before = bucket.samples("speech"), client.text().count("goes on from")
-    until(lambda: bucket.samples("speech") > seen)
+    client.until(lambda: bucket.samples("speech") > seen)
     repeated = "requests" if client.text().count("goes on from") == before else "samples"
     row("bucket's server killed, back after 15 s, until the next checkpoint", repeated, since)
 
     def finished() -> dict[str, str]:
         return bucket.files("estimates/", ".json")
 
-    until(finished)
+    client.until(finished)
     kept, since = finished(), time.monotonic()
     cluster.kill("one")
     cluster.worker("one")
-    until(lambda: len(finished()) > len(kept) + 1 or client.process.poll() is not None)
+    client.until(lambda: len(finished()) > len(kept) + 1)
     row("worker node killed in `separate`, until another estimate", "those in flight", since)
 
     kept, since = finished(), time.monotonic()

@@ -157,7 +157,7 @@ def test_wrong_keys_and_missing_things(store, s3, tmp_path, monkeypatch):
     assert (tmp_path / "f").exists(), "what could not be put is still here"
 
 
-def test_no_credentials_and_no_server(store, tmp_path, monkeypatch):
+def test_no_credentials_and_no_server(store, tmp_path, monkeypatch, capsys):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
@@ -168,9 +168,12 @@ def test_no_credentials_and_no_server(store, tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{s3_server.free_port()}")
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setattr("botocore.endpoint.time.sleep", lambda seconds: None)
     module._client_of.cache_clear()
     assert "no connection to http://127.0.0.1" in one_line(lambda: store.open("x"))
+    assert capsys.readouterr().err.count("does not answer; trying again") == 1, (
+        "nobody waits unsaid"
+    )
 
 
 def test_a_full_disk_is_told_and_left_as_it_was(store, tiny_disk, tmp_path):
