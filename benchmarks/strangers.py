@@ -30,6 +30,7 @@ import pandas
 import torch
 import yaml
 from scipy import stats
+from tqdm import tqdm
 
 from davss import PRESETS, Separator, load_prior
 from davss.config import SAMPLERS, NoiseModel
@@ -115,7 +116,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
         found = external.installed_peers(arguments.peers)
         models |= {name: external.Peer(name, arguments.peers) for name in found}
     for snr_db in arguments.snr_db:
-        for row in mixtures.itertuples():
+        for row in tqdm(list(mixtures.itertuples()), desc=f"{snr_db:g} dB", unit="mixture"):
             voices, mixture = render(row, arguments.speech, arguments.noise, snr_db)
             place = {"noise_heard": row.noise_heard, "num_speakers": row.num_speakers}
             place |= {"snr_db": snr_db, "item": row.item, "scene": row.scene}
