@@ -30,6 +30,21 @@ def legend(axes: Axes, **options: Any) -> None:
     axes.legend(fontsize=8, frameon=False, **options)
 
 
+VALUES = {  # of the kinds of damage, what their values are
+    "level": "louder by (dB)",
+    "clip": "share of samples clipped",
+    "opus": "bit rate (kb/s)",
+    "reverb": "RT60 (s)",
+    "shift": "lips late by (frames)",
+    "dropped": "share of frames lost",
+    "frozen": "share of frames frozen",
+    "covered": "share of frames covered",
+    "pixels": "width of the mouth (pixels)",
+    "blur": "σ of the blur (pixels of 96)",
+    "video": "CRF of H.264",
+}
+
+
 def damage_kinds(table: pandas.DataFrame) -> list[str]:
     """The kinds of damage in a table of robustness, in its order."""
     kinds = table.damage.str.partition(":")[0]
@@ -50,6 +65,7 @@ def damage_panel(axes: Axes, table: pandas.DataFrame, kind: str, **look: Any) ->
     )
     axes.plot(places, own.si_sdr_mixture, "k:", label="mixture")
     axes.set_xticks(places, values, rotation=45)
+    axes.set_xlabel(VALUES.get(kind, ""), fontsize=8)
 
 
 def svg(figure: Figure, name: str, **options: Any) -> str:
