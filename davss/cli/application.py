@@ -76,16 +76,19 @@ def separate_file(
                 f"--faces {faces}: is for a video as input without --lips and --speakers; leave "
                 "one of them out"
             )
-        if speech_prior is None:
-            speech_prior = packaged_for(total, bool(paths), noise_prior)
-        settings = sampler(speech_prior)
-        speech, noise = load_pair(speech_prior, noise_prior)
+        chosen = speech_prior or packaged_for(total, bool(paths), noise_prior)
+        settings = sampler(chosen)
+        speech, noise = load_pair(chosen, noise_prior)
         if paths:
             give_checkpoint(speech, visual_encoder)
         sound = read_recording(file, channel)
         if own_picture:
             cast = find_cast(file, speech, sound, num_off_screen, faces)
             seen, total = cast.lips, cast.num_speakers
+            if speech_prior is None and seen is None:  # that it was to know lips is of no use
+                chosen = packaged_for(total, False, noise_prior)
+                settings = sampler(chosen)
+                speech, noise = load_pair(chosen, noise_prior)
         else:
             cast = Cast()
             seen = np.stack([read_lips(path, speech, sound) for path in paths]) if paths else None
@@ -96,7 +99,7 @@ def separate_file(
     check_folder(out, [*names, *extras.names], [file, *paths], 4 * len(names) * length)
 
     rates = separator.sample_rate, sample_rate
-    for line in about_priors(speech_prior, noise_prior, *rates, with_lips=bool(lips)):
+    for line in about_priors(chosen, noise_prior, *rates, with_lips=bool(lips)):
         say(line)
     sound.print(recording)
     windows = separator.plan(round(seconds * separator.sample_rate))
@@ -138,7 +141,7 @@ def separate_file(
         "input": str(recording),
         "lips": [str(recording if path == file else path) for path in used],
         "num_speakers": total,
-        "speech_prior": str(speech_prior),
+        "speech_prior": str(chosen),
         "noise_prior": str(noise_prior),
         "sample_rate": sample_rate,
         "prior_sample_rate": separator.sample_rate,

@@ -130,6 +130,15 @@ def test_without_a_speaker_in_view_the_sound_is_separated_alone(
         np.testing.assert_array_equal(found, expected)
 
 
+def test_one_speaker_whose_lips_do_not_help_has_the_prior_of_16_khz(folder, tmp_path, capsys):
+    main(["separate", str(folder / "one.mp4"), "--out", str(tmp_path), "--device", "cpu"])
+    report = json.loads((tmp_path / "separation.json").read_text())
+    assert [(face["speaker"], face["lips"]) for face in report["faces"]] == [(1, False)]
+    assert (report["speech_prior"], report["prior_sample_rate"]) == ("small16-speech", 16_000)
+    assert report["sampler"]["name"] == "mean_field" and report["lips"] == []
+    assert "one.mp4: speaker_1 without lips: to the speech prior" in capsys.readouterr().err
+
+
 def test_one_face_is_what_it_was_as_a_face_video(folder):
     path, prior = folder / "one.mp4", make_speech_prior()
     cast = find_cast(path, prior, read_recording(path))
