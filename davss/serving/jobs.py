@@ -182,8 +182,8 @@ async def run(command: Sequence[str], hear: Callable[[str], None]) -> None:
     fails.
     """
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", *command),
-        stdin=asyncio.subprocess.DEVNULL,
+        *(sys.executable, "-m", "davss.serving.child", *command),
+        stdin=asyncio.subprocess.PIPE,  # it ends when this process does
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
         start_new_session=True,

@@ -167,6 +167,19 @@ def test_nothing_is_left_when_it_ends(tmp_path: Path, clip: bytes):
     assert server.working() == [] and not list(server.temporary.iterdir())
 
 
+def test_what_it_started_ends_with_it_even_if_it_is_killed(tmp_path: Path, clip: bytes):
+    server = start(tmp_path)
+    until(server.client, give(server.client, clip, "x.wav"), "looking")
+    assert server.working()
+    server.process.kill()
+    server.process.wait()
+    for _ in range(100):
+        if not server.working():
+            break
+        time.sleep(0.1)
+    assert server.working() == []
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
