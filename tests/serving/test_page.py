@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import soundfile
+
 from tests.browser import open_page
 from tests.media.making import noise, write
 from tests.media.people import beside, person
@@ -38,6 +40,11 @@ async def _use(url: str, video: Path, folder: Path) -> None:
         await _fits(tab, folder / "choice")
         await tab.ask("document.querySelectorAll('#faces input')[1].click()")
         await tab.ask("document.querySelector('#choice button').click()")
+        await tab.until("document.querySelector('#said').textContent === 'Getting ready'")
+        await tab.ask("document.querySelector('#stop').click()")
+        await tab.until("!document.querySelector('#choice').hidden")
+        await tab.ask("document.querySelectorAll('#faces input')[1].click()")
+        await tab.ask("document.querySelector('#choice button').click()")
         await tab.until(f"{INSIDE}?.documentElement.dataset.ready")
         assert await tab.ask(STATE) == (
             '{"players":3,"faces":1,"links":["two _people_.zip","speaker_1.wav","noise.wav"]}'
@@ -48,6 +55,13 @@ async def _use(url: str, video: Path, folder: Path) -> None:
         await tab.ask(f"{INSIDE}.querySelector('section:nth-of-type(2) button').click()")
         await tab.until(f"{INSIDE}.querySelectorAll('audio')[1].currentTime > 0.1")
         await _fits(tab, folder / "done")
+        await tab.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
+        await tab.ask("document.querySelectorAll('#files a')[1].click()")
+        for _ in range(100):
+            if (folder / "speaker_1.wav").is_file():
+                break
+            await asyncio.sleep(0.1)
+        assert soundfile.info(folder / "speaker_1.wav").duration == 2.0
         await tab.call("Page.reload")  # the recording is in the address
         await tab.until(
             f"document.querySelector('iframe')?.src && {INSIDE}?.documentElement.dataset.ready"
