@@ -33,6 +33,11 @@ def folder(tmp_path_factory):
     save_prior(make_noise_prior(), folder / "noise")
     pictures = beside(person(50, 3), person(50, 4, pace=2.7))
     write(folder / "two.mp4", pictures, noise(2.0))
+    leaves = pictures.copy()
+    leaves[25:, :, 224:] = 90
+    write(folder / "leaves.mp4", leaves, noise(2.0))
+    cuts = np.concatenate([person(30, 3), person(30, 4, pace=2.7), person(45, 3)[30:]])
+    write(folder / "cuts.mp4", cuts, noise(3.0))
     write(folder / "one.mp4", person(50, 3), noise(2.0))
     write(folder / "still.mp4", np.repeat(person(1, 3), 50, 0), noise(2.0))
     write(folder / "none.mp4", np.full((50, 96, 96, 3), 90, np.uint8), noise(2.0))
@@ -58,6 +63,28 @@ def test_two_faces_are_two_speakers(folder, tmp_path, capsys):
     assert lefts[0] < 112 < 224 < lefts[1]
     for name in names:
         assert soundfile.info(tmp_path / name).frames == 2 * RATE
+
+
+def test_of_a_face_that_leaves_half_way_the_rest_is_separated_without_lips(
+    folder, tmp_path, capsys
+):
+    report = separate(folder, "leaves.mp4", tmp_path)
+    assert [face["speaker"] for face in report["faces"]] == [1, 2]
+    ((begins, ends),) = report["faces"][1]["times"]
+    assert begins == 0 and abs(ends - 1.0) <= 0.08
+    said = capsys.readouterr().err
+    assert f"speaker_2: no face for {2 - ends:.2f} s, separated without lips there" in said
+    assert "speaker_1: no face" not in said
+    for name in report["files"]:
+        assert soundfile.info(tmp_path / name).frames == 2 * RATE
+
+
+def test_over_a_cut_a_speaker_is_known_again(folder, tmp_path, capsys):
+    report = separate(folder, "cuts.mp4", tmp_path)
+    times = [face["times"] for face in report["faces"]]
+    assert times == [[[0, 1.2], [2.4, 3.0]], [[1.2, 2.4]]] and report["num_speakers"] == 2
+    said = capsys.readouterr().err
+    assert "speaker_1: no face for 1.20 s" in said and "speaker_2: no face for 1.80 s" in said
 
 
 def test_a_face_is_left_out_by_hand(folder, tmp_path, capsys):
