@@ -76,7 +76,8 @@ def test_versions_are_those_of_the_lock(spec):
 def test_a_cluster_that_stays_grows_from_nothing_with_a_token_and_no_secret_in_it(spec):
     cluster = yaml.safe_load((CLUSTER / "raycluster.yaml").read_text())["spec"]
     assert cluster["rayVersion"] == spec["rayClusterSpec"]["rayVersion"]
-    assert cluster["authOptions"] == {"mode": "token"} and cluster["enableInTreeAutoscaling"]
+    assert cluster["authOptions"] == spec["rayClusterSpec"]["authOptions"] == {"mode": "token"}
+    assert cluster["enableInTreeAutoscaling"]
     head, groups = cluster["headGroupSpec"], cluster["workerGroupSpecs"]
     assert head["rayStartParams"]["num-cpus"] == "0"
     assert [group["minReplicas"] for group in groups] == [0, 0]
