@@ -8,9 +8,13 @@ One thread; steps are medians after a warm-up. The rows go to docs/benchmarks.md
 from __future__ import annotations
 
 import argparse
+import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -25,12 +29,14 @@ from davss.shards.contract import encode
 from davss.shards.loader import Batch, Shard, training_loader
 from davss.shards.members import places_of
 from davss.storage import LocalStore
+from davss.storage.cache import Cache
 from davss.training.checkpoint import TrainingState
 from davss.training.ema import Ema
 from davss.training.job import Worker
 from davss.training.loop import Objective, step
 
 RATE, SECONDS, CLIPS = 16_000, 8.0, 64
+PACE = 100e6  # bytes a second of a bucket
 SMALL = NetworkConfig(nf=16, n_fft=254, fourier_scale=2.0)
 
 
@@ -48,21 +54,24 @@ def write_shard(path: Path) -> Shard:
     return Shard(LocalStore(path.parent), path.name, np.array(places))
 
 
-def loader(shard: Shard, seconds: float, batch: int, workers: int) -> Iterator[Batch]:
+def loader(
+    shards: Sequence[Shard], seconds: float, batch: int, workers: int, **more: int
+) -> Iterator[Batch]:
     """Batches of training, of crops of so many seconds."""
     return training_loader(
-        [shard],
+        shards,
         crop_samples=round(seconds * RATE),
         sample_rate=RATE,
         batch_size=batch,
         seed=0,
         num_workers=workers,
+        **more,
     )
 
 
 def measure_loader(shard: Shard, seconds: float = 4.0) -> None:
     """Audio seconds of crops per second, on one core, noise of the loss included."""
-    batches = loader(shard, seconds, 16, 0)
+    batches = loader([shard], seconds, 16, 0)
     next(batches)
     began = time.perf_counter()
     count = sum(len(batch.keys) for batch in islice(batches, 40))
@@ -74,7 +83,7 @@ def measure_step(shard: Shard, steps: int, batch: int = 4) -> None:
     """Samples a second, and the share of a step that is a wait for its batch."""
     keep_freed_memory()
     torch.manual_seed(0)
-    batches, config = loader(shard, 2.0, batch, 1), TrainingConfig(global_batch_size=batch)
+    batches, config = loader([shard], 2.0, batch, 1), TrainingConfig(global_batch_size=batch)
     diffusion = DiffusionConfig(sigma_min=1e-4, sigma_max=1.0)
     prior = NoisePrior(PriorInfo(RATE, SMALL, diffusion)).train()
     prior = prior.to(memory_format=torch.channels_last)
@@ -92,6 +101,43 @@ def measure_step(shard: Shard, steps: int, batch: int = 4) -> None:
     print(f"| wait for the loader, one loader worker | {wait:.2%} of the step |")
 
 
+@dataclass(frozen=True)
+class Bucket(LocalStore):
+    """A folder that is read as a bucket is, at PACE: every file is copied to a cache first."""
+
+    cache: Cache = Cache()
+
+    def local(self, name: str) -> Path:
+        """See Store."""
+        return self.cache.get(name, partial(self.fetch, name))
+
+    def fetch(self, name: str, path: Path) -> None:
+        """See Store."""
+        time.sleep((self.root / name).stat().st_size / PACE)
+        shutil.copyfile(self.root / name, path)
+
+
+def measure_bucket(shard: Shard, steps: int = 96, batch: int = 16, seconds: float = 0.5) -> None:
+    """The share of steps of so many seconds that is a wait, for shards in groups of four."""
+    folder = shard.store.locate("")
+    for store in (LocalStore(Path(folder)), Bucket(Path(folder), Cache(Path(folder) / "cache"))):
+        shards = []
+        for number in range(steps * batch // CLIPS + 4):
+            name = f"train-{number + 1:06d}.tar"
+            Path(store.locate(name)).unlink(missing_ok=True)
+            os.link(store.locate(shard.name), store.locate(name))
+            shards.append(Shard(store, name, shard.places))
+        batches, waited = loader(shards, 4.0, batch, 1, shuffle_buffer=4 * CLIPS), []
+        for _ in range(steps):
+            began = time.perf_counter()
+            next(batches)
+            waited.append(time.perf_counter() - began)
+            time.sleep(seconds)
+        wait = sum(waited[16:]) / (sum(waited[16:]) + seconds * (steps - 16))
+        where = f"a bucket at {PACE / 1e6:.0f} MB/s" if isinstance(store, Bucket) else "a folder"
+        print(f"| wait for shards of {where}, steps of {seconds} s | {wait:.2%} of the step |")
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the rows of the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
@@ -102,6 +148,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         shard = write_shard(Path(folder) / "train-000000.tar")
         measure_loader(shard)
         measure_step(shard, arguments.steps)
+        measure_bucket(shard)
 
 
 if __name__ == "__main__":

@@ -4,14 +4,17 @@ Item p of a run is the same crop of the same clip with the same gain, noise and 
 rank or loader worker makes it: all its randomness comes from (seed, p). So the position of the
 stream is one number, samples seen, a resumed run goes on where it was, and any number of workers
 trains on the same items. The shards of an epoch come in another order each time, and about
-`shuffle_buffer` clips are mixed at a time (`Order`); then the crop alone is read and decoded.
+`shuffle_buffer` clips are mixed at a time (`Order`); then the crop alone is read and decoded. From
+a bucket the shards of the next mix are fetched while one is used.
 
 B batch, T samples, V video frames, D visual feature size.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -213,15 +216,32 @@ class _Crops:
         return int(place * (slack + 1)) * samples_per_frame(rate), self.crop_samples
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Stream:
     shards: Sequence[Shard]
     order: Order
+    group: tuple[int, int] | None = None
+
+    def item(self, position: int) -> dict[str, Any]:
+        """The clip at a position of the run; with the first of a group its shards and those of the
+        next one begin to be fetched, if they lie in a bucket.
+        """
+        if (group := self.order.group_at(position)) != self.group:
+            self.group = group
+            ahead = [self.shards[number] for number in self.order.shards_from(*group)]
+            threading.Thread(target=_fetch, args=(ahead,), daemon=True).start()
+        return self.sample(self.order.locate(position))
 
     def sample(self, place: tuple[int, int]) -> dict[str, Any]:
         """A clip by shard and number in the shard, its members undecoded."""
         shard = self.shards[place[0]]
         return sample_of(shard.store, shard.name, shard.places[place[1]])
+
+
+def _fetch(shards: Sequence[Shard]) -> None:
+    with contextlib.suppress(DavssError):  # told when it is needed
+        for shard in shards:
+            shard.store.local(shard.name)
 
 
 def _stream(shards: Sequence[Shard], shuffle_buffer: int, seed: int, number: int) -> _Stream:
@@ -263,7 +283,7 @@ class _Items:
         before = math.floor(position * self.audio_only_fraction)
         is_extra = math.floor((position + 1) * self.audio_only_fraction) > before
         stream = self.streams[_AUDIO_ONLY if is_extra else _MAIN]
-        sample = stream.sample(stream.order.locate(before if is_extra else position - before))
+        sample = stream.item(before if is_extra else position - before)
         clip = self._clip(sample, stream, None if is_extra else self.augment, rng)
         if is_extra:
             clip = replace(clip, lips=None)
@@ -278,8 +298,7 @@ class _Items:
         stream, augment, own = self.foreign
         sounds = []
         for number in (2 * position, 2 * position + 1):
-            place = stream.order.locate(number)
-            sounds.append(self._clip(stream.sample(place), stream, augment, rng).audio)
+            sounds.append(self._clip(stream.item(number), stream, augment, rng).audio)
         if rng.uniform() < own:
             stream = self.streams[_MAIN]
             sample = stream.sample(stream.order.any(rng))

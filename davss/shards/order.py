@@ -28,12 +28,24 @@ class Order:
 
     def locate(self, position: int) -> tuple[int, int]:
         """Shard and number of the clip at `position`, 0 or more."""
-        epoch, offset = divmod(position, self.total)
+        epoch, group = self.group_at(position)
         groups, starts = self._groups(epoch)
-        group = int(np.searchsorted(starts, offset, side="right")) - 1
         clips = self._clips(epoch, group, groups[group])
-        shard, clip = clips[offset - starts[group]]
+        shard, clip = clips[position % self.total - starts[group]]
         return int(shard), int(clip)
+
+    def group_at(self, position: int) -> tuple[int, int]:
+        """Epoch of a position, and which of its groups it lies in."""
+        epoch, offset = divmod(position, self.total)
+        _, starts = self._groups(epoch)
+        return epoch, int(np.searchsorted(starts, offset, side="right")) - 1
+
+    def shards_from(self, epoch: int, group: int) -> list[int]:
+        """The shards of a group and those of the one after it, in the order in which they come."""
+        groups, _ = self._groups(epoch)
+        last = group + 1 == len(groups)
+        after = self._groups(epoch + 1)[0][0] if last else groups[group + 1]
+        return [int(shard) for shard in (*groups[group], *after)]
 
     def any(self, rng: np.random.Generator) -> tuple[int, int]:
         """Shard and number of a random clip."""

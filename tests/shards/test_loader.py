@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from itertools import islice
 
 import numpy as np
@@ -13,6 +15,7 @@ from davss.errors import DavssError
 from davss.shards.contract import decode
 from davss.shards.loader import micro_batches, shares, training_loader, training_shards
 from davss.shards.reader import ShardReader, sample_of
+from davss.storage import LocalStore
 from tests.shards.conftest import RATE, make_corpus
 
 CROP = RATE  # one second
@@ -91,6 +94,32 @@ def test_any_ranks_share_the_same_items(corpus, world_size, max_batch):
                 found = torch.cat([getattr(part, field) for part in mine])
                 expected = getattr(whole[step], field)[place.start : place.stop]
                 assert torch.equal(found, expected), field
+
+
+def test_shards_are_fetched_before_they_are_wanted(corpus, monkeypatch):
+    """With the first of a shard's four clips those of the next shard, over the end of an epoch."""
+    found, fetched = training_loader(
+        shards_of(corpus), crop_samples=CROP, sample_rate=RATE, batch_size=4, seed=1,
+        shuffle_buffer=4,
+    ), []  # fmt: skip
+    local = LocalStore.local
+
+    def noted(store, name):
+        if threading.current_thread() is not threading.main_thread():
+            fetched.append(name)
+        return local(store, name)
+
+    monkeypatch.setattr(LocalStore, "local", noted)
+    wanted = []
+    for number in range(4):
+        keys = next(found).keys
+        (shard,) = {int(key.rpartition("-")[2]) // 4 for key in keys}
+        wanted.append(shard)
+        end = time.monotonic() + 10
+        while len(fetched) < 2 * (number + 1) and time.monotonic() < end:
+            time.sleep(0.01)
+    order = [int(name.split("-")[1]) for name in fetched]
+    assert order[::2] == wanted and order[1:-1:2] == wanted[1:]
 
 
 def test_every_epoch_has_each_clip_once_in_another_order(corpus):
