@@ -7,8 +7,11 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from davss.errors import DavssError
 
@@ -29,20 +32,10 @@ class Stage:
 
 def read_stage(root: Path, name: str) -> Stage:
     """Stage `name` of the repository `root`, matrix and params filled in."""
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
-    from dvc.stage.exceptions import StageFileDoesNotExistError, StageNotFound
-
-    try:
-        with Repo(str(root)) as repo:
-            stage = repo.stage.load_one(str(root / "dvc.yaml"), name)
-            deps = [path for dep in stage.deps if (path := dep.def_path) != "params.yaml"]
-            outs = [out.def_path for out in stage.outs]
-            cmd = stage.cmd
-    except (StageNotFound, StageFileDoesNotExistError):
-        raise DavssError(f"dvc.yaml: no stage '{name}'; `dvc stage list` names them") from None
-    except DvcException as error:
-        raise DavssError(f"dvc.yaml: {' '.join(str(error).split())}") from None
+    with _loaded(root, name) as stage:
+        deps = [path for dep in stage.deps if (path := dep.def_path) != "params.yaml"]
+        outs = [out.def_path for out in stage.outs]
+        cmd = stage.cmd
     if not isinstance(cmd, str):
         raise DavssError(f"dvc.yaml: stage '{name}' has several commands; only one can be shipped")
     outside = tuple(dep for dep in deps if Path(dep).is_absolute() or "://" in dep)
@@ -50,21 +43,34 @@ def read_stage(root: Path, name: str) -> Stage:
     return Stage(name=name, cmd=cmd, deps=inside, external=outside, outs=tuple(outs))
 
 
+@contextmanager
+def _loaded(root: Path, name: str) -> Iterator[Any]:
+    """A stage as DVC has it; DavssError for what it says is wrong meanwhile."""
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+    from dvc.stage.exceptions import StageFileDoesNotExistError, StageNotFound
+
+    try:
+        with Repo(str(root)) as repo:
+            yield repo.stage.load_one(str(root / "dvc.yaml"), name)
+    except (StageNotFound, StageFileDoesNotExistError):
+        raise DavssError(f"dvc.yaml: no stage '{name}'; `dvc stage list` names them") from None
+    except DvcException as error:
+        raise DavssError(f"dvc.yaml: {' '.join(str(error).split())}") from None
+    except PermissionError as error:
+        mend = "correct its permissions, or set HOME to a folder of yours"
+        raise DavssError(f"{error.filename}: {error.strerror}; {mend}") from None
+
+
 def digest(root: Path, name: str, *more: str) -> str:
     """What decides the outs of stage `name`, as dvc.lock would have it (command, params, contents
     of the deps), and `more`.
     """
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
     from dvc.stage.serialize import to_single_stage_lockfile
 
-    try:
-        with Repo(str(root)) as repo:
-            stage = repo.stage.load_one(str(root / "dvc.yaml"), name)
-            stage.save_deps()
-            lock = to_single_stage_lockfile(stage)
-    except DvcException as error:
-        raise DavssError(f"dvc.yaml: {' '.join(str(error).split())}") from None
+    with _loaded(root, name) as stage:
+        stage.save_deps()
+        lock = to_single_stage_lockfile(stage)
     lock.pop("outs", None)
     text = json.dumps([lock, more], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -59,10 +59,10 @@ def require_root(root: str | Path, setting: str, layout: str) -> None:
 
 
 def place(root: str | Path, name: str) -> Path | str:
-    """Where the file `name` below a root lies."""
+    """Where the file `name` below a root lies, also to processes that work in another folder."""
     if str(root).startswith(S3):
         return f"{str(root).rstrip('/')}/{name}"
-    return Path(root) / name
+    return Path(root).absolute() / name
 
 
 def wrong_layout(root: object, setting: str, layout: str) -> DavssError:

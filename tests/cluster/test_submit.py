@@ -1,5 +1,6 @@
 """`cluster.submit` against a real Ray on loopback: shipping, log, exit status, outs, refusals."""
 
+import errno
 import os
 import shutil
 import signal
@@ -329,6 +330,15 @@ def test_stages_are_read_as_dvc_resolves_them(project):
     for name in ("none", "each", "each@c"):
         with pytest.raises(DavssError, match="no stage"):
             read_stage(project, name)
+
+
+def test_a_home_that_may_not_be_read_is_one_line(project, monkeypatch):
+    def refused(*_):
+        raise PermissionError(errno.EACCES, "Permission denied", "/home/x/.config/dvc/config")
+
+    monkeypatch.setattr("dvc.repo.Repo.__init__", refused)
+    with pytest.raises(DavssError, match="^/home/x/.config/dvc/config: Permission.* set HOME"):
+        read_stage(project, "good")
 
 
 def test_shipping_takes_the_deps_that_git_ignores_and_nothing_else(project, tmp_path):

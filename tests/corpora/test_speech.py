@@ -1,5 +1,7 @@
 """Speakers in folders, without video."""
 
+from pathlib import Path
+
 import pytest
 
 from davss.corpora import speech
@@ -37,3 +39,11 @@ def test_a_folder_without_speakers_is_refused(tmp_path):
     with pytest.raises(DavssError, match="do not sum to 1"):
         touch(tmp_path, "a/1.wav")
         list(speech.scan(tmp_path, (0.5, 0.0, 0.0)))
+
+
+def test_clips_are_found_from_another_folder(tmp_path, monkeypatch):
+    """As by the workers of a Ray that was started elsewhere on this machine."""
+    touch(tmp_path, "corpus/a/1.flac")
+    monkeypatch.chdir(tmp_path)
+    (clip,) = speech.scan(Path("corpus"), (1.0, 0.0, 0.0))
+    assert clip.audio == tmp_path / "corpus" / "a" / "1.flac"
