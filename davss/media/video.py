@@ -119,8 +119,17 @@ class _Drawing:
         size = max(1, round(frame.width * self._wide)), frame.height
         self._size = width, height = self._size or size
         picture = self._reformatter.reformat(frame, width, height, "rgb24", threads=1).to_ndarray()
-        turns = round(frame.rotation / 90)
-        return np.ascontiguousarray(np.rot90(picture, turns)) if turns % 4 else picture
+        return np.ascontiguousarray(_as_shown(picture, frame))
+
+
+def _as_shown(picture: np.ndarray, frame: Any) -> np.ndarray:
+    """Turned and mirrored as the display matrix of its frame says."""
+    if (matrix := frame.side_data.get("DISPLAYMATRIX")) is None:
+        return picture
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5]
+    if abs(b) > abs(a):  # a quarter turn
+        picture, a, d = picture.swapaxes(0, 1), c, b
+    return picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
 
 
 def _timed(packets: Packets) -> Iterator[tuple[float, Any]]:

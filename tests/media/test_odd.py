@@ -104,21 +104,28 @@ def test_mp3_of_any_header(tmp_path) -> None:
 
 @pytest.mark.parametrize(
     ("turn", "matrix", "side"),
-    [("right", (0, 1, -1, 0), 0), ("left", (0, -1, 1, 0), 1), ("over", (-1, 0, 0, -1), 2)],
-)
+    [
+        ("right", (0, 1, -1, 0), (0, 2)), ("left", (0, -1, 1, 0), (1, 3)),
+        ("over", (-1, 0, 0, -1), (2, 1)), ("mirrored", (-1, 0, 0, 1), (2, 0)),
+        ("upside down", (1, 0, 0, -1), (3, 1)), ("front camera, right", (0, 1, 1, 0), (0, 3)),
+        ("front camera, left", (0, -1, -1, 0), (1, 2)),
+    ],
+)  # fmt: skip
 def test_a_telephone_held_upright(tmp_path, turn, matrix, side) -> None:
-    """White at the left of the sensor is where the display matrix puts it."""
+    """White at the left of the sensor, and gray at its top, are where the display matrix puts
+    them.
+    """
     frames = np.zeros((5, 64, 96, 3), np.uint8)
-    frames[:, :, :20] = 255
+    frames[:, :12], frames[:, :, :20] = 128, 255
     content = bytearray(write(tmp_path / "x.mp4", frames).read_bytes())
     place = content.index(b"tkhd") + 44
     a, b, c, d = (value << 16 for value in matrix)
     content[place : place + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     (tmp_path / "x.mp4").write_bytes(content)
     picture = next(iter(Frames(tmp_path / "x.mp4"))).astype(float)
-    assert picture.shape == ((64, 96, 3) if turn == "over" else (96, 64, 3))
-    white = [picture[:9].mean(), picture[-9:].mean(), picture[:, -9:].mean(), picture[:, :9].mean()]
-    assert int(np.argmax(white)) == side
+    assert picture.shape == ((64, 96, 3) if matrix[0] else (96, 64, 3))
+    edges = [picture[:9].mean(), picture[-9:].mean(), picture[:, -9:].mean(), picture[:, :9].mean()]
+    assert tuple(np.argsort(edges)[::-1][:2]) == side
 
 
 @pytest.mark.parametrize(
