@@ -51,6 +51,12 @@ def run(tmp_path, *command):
     )
 
 
+def test_pyav_is_one_that_was_tested():
+    """Its major versions differ: 16 has no `threads` of a reformatter, 17 other times in flv."""
+    locked = re.search(r"^av==(\d+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    assert f"av>={locked[1]}" in PROJECT["project"]["dependencies"]
+
+
 def test_the_python_interface_needs_no_extra(tmp_path):
     lines = [
         "import davss, davss.posterior.likelihood, davss.networks, davss.media",

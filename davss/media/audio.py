@@ -12,6 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import soundfile
 import torch
@@ -305,6 +306,8 @@ def _missing(path: Path, promised: float, there: int, rate: int) -> str:
 def _blocks(packets: Packets) -> Iterator[tuple[float | None, np.ndarray, int]]:
     """Decoded stretches (C, n) with their time in s and rate in Hz."""
     for frame in packets.frames():
+        if frame.format.name == "s64":  # of which PyAV makes no array
+            (frame,) = av.AudioResampler("dbl").resample(frame)
         values, count = frame.to_ndarray(), len(frame.layout.channels)
         if not frame.format.is_planar:
             values = values.reshape(-1, count).T

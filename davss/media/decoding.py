@@ -21,9 +21,9 @@ from davss.storage.kinds import kind_of
 
 # What may be opened: no play lists, which would lead to other files and servers.
 FORMATS = (
-    "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dts,dv,eac3,flac,flv,h264,hevc,ivf,loas,"
-    "matroska,mov,mp3,mpeg,mpegts,mpegvideo,mxf,nistsphere,nut,obu,ogg,rm,shn,tta,voc,w64,wav,wv,"
-    "yuv4mpegpipe"
+    "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dhav,dsf,dss,dts,dv,eac3,flac,flv,gif,gxf,"
+    "h264,hevc,iff,ivf,loas,matroska,mov,mp3,mpc,mpc8,mpeg,mpegts,mpegvideo,mxf,nistsphere,nut,obu,"
+    "ogg,oma,qcp,rm,shn,tak,tta,voc,w64,wav,wtv,wv,xwma,yuv4mpegpipe"
 )
 SOUND = ".wav .flac .ogg .opus .mp3 .m4a .aac .aif .aiff .au .caf .w64 .mp4 .mkv .mov .webm .avi"
 SUFFIXES = frozenset(SOUND.split())  # of what is called a recording, whatever it is

@@ -10,6 +10,7 @@ import av
 import numpy as np
 import pytest
 import soundfile
+from scipy.io import wavfile
 
 from davss.cli.inputs import read_recording
 from davss.errors import DavssError
@@ -33,6 +34,29 @@ def test_kinds_of_speech_corpora_and_telephones(tmp_path, kind, subtype) -> None
     assert (sound.rate, sound.missing) == (RATE, "")
     assert RATE <= sound.samples.shape[1] < RATE + 1100  # of ADPCM whole blocks
     assert 0.08 < np.sqrt(np.mean(sound.samples**2)) < 0.12
+
+
+@pytest.mark.parametrize("channels", [1, 9])
+def test_integers_of_64_bits(tmp_path, channels) -> None:
+    """As SciPy writes an array of whole numbers that nobody gave a type."""
+    wavfile.write(tmp_path / "x.wav", RATE, (noise(1.0, RATE, channels).T * 2.0**62).astype(int))
+    np.testing.assert_allclose(
+        read_sound(tmp_path / "x.wav").samples, noise(1.0, RATE, channels) / 2, atol=1e-6
+    )
+
+
+def test_one_bit_of_a_field_recorder(tmp_path) -> None:
+    rate, blocks = 2_822_400, 4
+    tone = 0.5 + 0.2 * np.sin(2 * np.pi * 440 * np.arange(blocks * 32_768) / rate)
+    bits = np.diff(np.floor(np.cumsum(tone)), prepend=0).astype(np.uint8)
+    form = struct.pack("<QIIIIIIQII", 52, 1, 0, 1, 1, rate, 1, len(bits), 4096, 0)
+    sound = np.packbits(bits, bitorder="little").tobytes()
+    chunks = b"fmt " + form + b"data" + struct.pack("<Q", 12 + len(sound)) + sound
+    head = b"DSD " + struct.pack("<QQQ", 28, 28 + len(chunks), 0)
+    (tmp_path / "x.dsf").write_bytes(head + chunks)
+    found = read_sound(tmp_path / "x.dsf")
+    assert (found.rate, found.samples.shape[1]) == (rate // 8, len(bits) // 8)
+    assert found.missing == "" and 0.26 < found.samples.std() < 0.30
 
 
 def test_big_endian_wav(tmp_path) -> None:
