@@ -35,7 +35,7 @@ def prior(monkeypatch):
 
 
 def wav(path: Path, seconds: float = 1.0) -> Path:
-    soundfile.write(path, noise(seconds)[0], RATE)
+    soundfile.write(path, noise(seconds)[0], RATE, format="WAV")
     return path
 
 
@@ -181,6 +181,46 @@ def test_what_is_given_twice_is_separated_once(tmp_path):
     assert find_recordings([first, again], tmp_path) == [(first, tmp_path)]
     places = [(first, tmp_path / "a"), (second, tmp_path / "b")]
     assert find_recordings([first, tmp_path, second], tmp_path) == places
+
+
+def test_recordings_that_differ_in_their_ending_have_a_folder_each(tmp_path):
+    """As a camera's picture and the sound of a recorder beside it."""
+    first, second, third = (wav(tmp_path / name) for name in ("a.MOV", "a.wav", "b.wav"))
+    out = tmp_path / "out"
+    places = [(first, out / "a.MOV"), (second, out / "a.wav"), (third, out / "b")]
+    assert find_recordings([tmp_path], out) == places
+    (tmp_path / "other").mkdir()
+    with pytest.raises(DavssError, match="both would be written to .*a.wav; separate them one at"):
+        find_recordings([tmp_path, wav(tmp_path / "other/a.wav")], out)
+
+
+@pytest.mark.parametrize("name", ["...wav", "..wav"])
+def test_nothing_is_written_outside_of_out(tmp_path, name):
+    paths = [wav(tmp_path / name), wav(tmp_path / "b.wav")]
+    places = find_recordings(paths, tmp_path / "out")
+    assert places == [(paths[0], tmp_path / "out" / name), (paths[1], tmp_path / "out/b")]
+
+
+def test_an_empty_name_is_not_the_current_folder(tmp_path, monkeypatch, capsys):
+    """As that of a variable that is not set."""
+    monkeypatch.chdir(tmp_path)
+    recording = str(wav(tmp_path / "a.wav"))
+    for given in (["", "--out", "out"], [recording, "--out", ""]):
+        with pytest.raises(SystemExit) as end:
+            main(["separate", *given])
+        assert end.value.code == 2 and "an empty name; is a variable" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == ["a.wav"]
+
+
+def test_a_device_that_never_ends(tmp_path):
+    with pytest.raises(DavssError, match="/dev/zero: a device, which may never end"):
+        on_disk(Path("/dev/zero")).__enter__()
+
+
+def test_a_single_sample_is_short_and_not_silent(tmp_path):
+    soundfile.write(tmp_path / "x.wav", [0.5], RATE)
+    with pytest.raises(DavssError, match=r"x.wav: lasts 0.000 s; give at least 0.1 s"):
+        read_recording(tmp_path / "x.wav")
 
 
 def test_a_name_with_a_line_break_is_one_line(tmp_path, capsys):

@@ -55,6 +55,8 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
 
 def path(text: str) -> Path:
     """A path that this system can look up, whether or not there is something."""
+    if not text:  # which would be the current folder
+        raise argparse.ArgumentTypeError("an empty name; is a variable of the shell unset?")
     try:
         text.encode()
         os.stat(text)

@@ -6,6 +6,7 @@ Shapes: T samples · V video frames · D visual feature size.
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -57,8 +58,8 @@ class Recording:
 
 def find_recordings(inputs: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:
     """Every recording with the folder for its results: `out` for one, and for several, or all of a
-    folder, a folder of its name below `out`. What is given twice counts once. DavssError where two
-    would share a folder.
+    folder, a folder of its name below `out`, with the ending where that alone sets two apart. What
+    is given twice counts once. DavssError where two would share a folder.
     """
     paths: list[Path] = []
     for path in inputs:
@@ -77,14 +78,22 @@ def find_recordings(inputs: Sequence[Path], out: Path) -> list[tuple[Path, Path]
         if others := [file.name for file in files if file not in found]:
             say(f"note: {path}: without sound, left out: {', '.join(others)}")
         paths += found
-    places: dict[str, Path] = {}
+    unique: dict[Path, Path] = {}
     for path in paths:
-        if (other := places.setdefault(path.stem, path)).resolve() != path.resolve():
-            raise DavssError(f"{other}, {path}: both would be written to {out / path.stem}")
-    found = list(places.values())
+        unique.setdefault(path.resolve(), path)
+    found = list(unique.values())
     if len(found) == 1 and not any(path.is_dir() for path in inputs):
         return [(found[0], out)]
-    return [(path, out / path.stem) for path in found]
+    stems = Counter([".", "..", *(path.stem for path in found)])
+    places: dict[str, Path] = {}
+    for path in found:
+        name = path.stem if stems[path.stem] == 1 else path.name
+        if (other := places.setdefault(name, path)) != path:
+            raise DavssError(
+                f"{other}, {path}: both would be written to {out / name}; separate them one at a "
+                "time"
+            )
+    return [(path, out / name) for name, path in places.items()]
 
 
 @contextmanager
@@ -97,6 +106,8 @@ def on_disk(path: Path) -> Iterator[Path]:
         return
     if path == STDIN and sys.stdin.isatty():
         raise DavssError("-: standard input is a terminal; send a recording through a pipe")
+    if path != STDIN and path.is_char_device():
+        raise DavssError(f"{path}: a device, which may never end; give a file or a pipe")
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "stdin"
         with open(copy, "wb") as target:
@@ -128,12 +139,12 @@ def read_recording(path: Path, channel: int | None = None) -> Recording:
         )
     if sound.missing and np.ptp(audio) <= SILENCE:
         raise DavssError(f"{sound.missing}, all of it silence; look for another copy of it")
+    if recording.seconds < SHORTEST:
+        raise DavssError(f"{path}: lasts {recording.seconds:.3f} s; give at least {SHORTEST:g} s")
     if channel is None:
         require_sound(audio, path, SILENCE)
     elif np.ptp(audio) <= SILENCE:
         raise DavssError(f"{path}: channel {channel} is silent; give another or none")
-    if recording.seconds < SHORTEST:
-        raise DavssError(f"{path}: lasts {recording.seconds:.3f} s; give at least {SHORTEST:g} s")
     return recording
 
 
