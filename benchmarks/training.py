@@ -22,7 +22,7 @@ import numpy as np
 import torch
 import webdataset
 
-from davss.config import DiffusionConfig, NetworkConfig, TrainingConfig
+from davss.config import DiffusionConfig, NetworkConfig, PriorConfig, TrainingConfig
 from davss.diffusion.prior import NoisePrior, PriorInfo
 from davss.networks.cpu import keep_freed_memory
 from davss.shards.contract import encode
@@ -55,18 +55,16 @@ def write_shard(path: Path) -> Shard:
 
 
 def loader(
-    shards: Sequence[Shard], seconds: float, batch: int, workers: int, **more: int
+    shards: Sequence[Shard], seconds: float, batch: int, workers: int, shuffle_buffer: int = 1000
 ) -> Iterator[Batch]:
     """Batches of training, of crops of so many seconds."""
-    return training_loader(
-        shards,
-        crop_samples=round(seconds * RATE),
-        sample_rate=RATE,
-        batch_size=batch,
-        seed=0,
-        num_workers=workers,
-        **more,
+    training = TrainingConfig(
+        crop_seconds=seconds,
+        global_batch_size=batch,
+        loader_workers=workers,
+        shuffle_buffer=shuffle_buffer,
     )
+    return training_loader(shards, PriorConfig(training=training), RATE, seed=0)
 
 
 def measure_loader(shard: Shard, seconds: float = 4.0) -> None:

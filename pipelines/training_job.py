@@ -21,7 +21,6 @@ from davss.diffusion.prior import NoisePrior, PriorInfo, SpeechPrior, load_prior
 from davss.diffusion.public import source_digest
 from davss.errors import DavssError
 from davss.networks.visual import encoder_file, load_visual_encoder
-from davss.shards import loader
 from davss.shards.loader import training_loader, training_shards
 from davss.shards.reader import ShardReader
 from davss.storage import LocalStore, open_storage, sha256
@@ -55,26 +54,16 @@ def make_job(name: str, params: Path, mode: str) -> TrainingJob:
         )
     sample_rate = config.load_section(params, "shards", ShardsConfig).sample_rate
     seed = config.load_section(params, "seed", int)
-    training, diffusion = prior_config.training, prior_config.diffusion
+    training = prior_config.training
     corpus = SPEECH_CORPUS if speech else name
     manifests, shards_in = _manifests(corpus), open_storage()
-    crop_samples = round(training.crop_seconds * sample_rate)
-    shards = training_shards(
-        manifests, shards_in, "train", crop_samples=crop_samples, sample_rate=sample_rate
-    )
-    foreign = training.foreign
-    if foreign.coloured and not prior_config.network.coloured:
+    shards = training_shards(manifests, shards_in, prior_config, sample_rate)
+    if training.foreign.coloured and not prior_config.network.coloured:
         raise DavssError(f"{section_of(name)}.training.foreign.coloured: needs network.coloured")
-    audio_only = _further_shards(
-        "audio_only_corpus",
-        training.audio_only_corpus,
-        training.audio_only_fraction > 0,
-        crop_samples,
-        sample_rate,
-    )
-    others = _further_shards(
-        "foreign.corpus", foreign.corpus, foreign.is_used, crop_samples, sample_rate
-    )
+    further: dict[str, Any] = {
+        use: training_shards(_manifests(corpus), shards_in, prior_config, sample_rate)
+        for use, corpus in _further_corpora(training).items()
+    }
     reader = ShardReader(manifests, shards_in, "valid")
     encoder = _visual_encoder(manifests, reader) if speech else None
     init_from = Path(training.init_from).resolve() if training.init_from else None
@@ -85,7 +74,7 @@ def make_job(name: str, params: Path, mode: str) -> TrainingJob:
         **_without_the_how(config.to_dict(prior_config)),
         "data": _data_digests(manifests, encoder, training),
         "code": code_digest("pipelines.training_job", "davss.training.loop"),
-        **_lineage_of_start(init_from),
+        **({"init_from": source_digest(init_from)} if init_from else {}),
     }
     run_id = config.digest(settings)
     return TrainingJob(
@@ -96,28 +85,14 @@ def make_job(name: str, params: Path, mode: str) -> TrainingJob:
         **_places(f"training/{name}-{run_id}"),
         build_prior=partial(_build_prior, prior_config, sample_rate, encoder, init_from),
         training_batches=partial(
-            training_loader,
-            shards,
-            crop_samples=crop_samples,
-            sample_rate=sample_rate,
-            seed=seed,
-            num_workers=training.loader_workers,
-            shuffle_buffer=training.shuffle_buffer,
-            gain_db=diffusion.gain_db,
-            sigma_data=diffusion.sigma_data,
-            audio_only=audio_only,
-            audio_only_fraction=training.audio_only_fraction,
-            foreign=others,
-            foreign_augment=foreign.augment,
-            foreign_own=foreign.own,
-            augment=training.augment,
+            training_loader, shards, prior_config, sample_rate, seed, **further
         ),
         validation_clips=partial(
             load_clips,
             reader,
+            prior_config,
+            sample_rate,
             count=training.validation_clips,
-            crop_samples=crop_samples,
-            sigma_data=diffusion.sigma_data,
             with_lips=speech,
         ),
         validation_mixtures=_validation_mixtures(prior_config, sample_rate, speech),
@@ -160,26 +135,8 @@ def _validation_mixtures(
             f"at {sample_rate} Hz; give one of the same rate"
         )
     reader = ShardReader(_manifests(SPEECH_CORPUS), open_storage(), "valid")
-    voices = load_clips(
-        reader,
-        count=count,
-        crop_samples=round(training.crop_seconds * sample_rate),
-        sigma_data=prior_config.diffusion.sigma_data,
-        with_lips=True,
-    )
-    return partial(_mix_noises, voices, count, path)
-
-
-def _mix_noises(
-    voices: ValidationClips, count: int, speech_prior: Path, noises: ValidationClips
-) -> ValidationMixtures:
-    return mix_noises(voices, noises, count, partial(_load_speech_prior, speech_prior))
-
-
-def _load_speech_prior(path: Path) -> SpeechPrior:
-    prior = load_prior(path)
-    assert isinstance(prior, SpeechPrior)
-    return prior
+    voices = load_clips(reader, prior_config, sample_rate, count=count, with_lips=True)
+    return partial(mix_noises, voices, count=count, speech_prior=partial(load_prior, path))
 
 
 def _build_prior(
@@ -204,11 +161,6 @@ def section_of(name: str) -> str:
     return "speech_prior" if name == SPEECH else "noise_prior"
 
 
-def _lineage_of_start(init_from: Path | None) -> dict[str, str]:
-    """What decides the first weights, where they are not random."""
-    return {} if init_from is None else {"init_from": source_digest(init_from)}
-
-
 def _manifests(corpus: str) -> Path:
     folder = Path("data/shards") / corpus
     for split in ("train", "valid"):
@@ -221,21 +173,23 @@ def _manifests(corpus: str) -> Path:
     return folder
 
 
-def _further_shards(
-    setting: str, corpus: str | None, is_used: bool, crop_samples: int, sample_rate: int
-) -> list[loader.Shard]:
-    """The shards of a further corpus, where a run uses one; `setting` names it."""
-    if not is_used:
-        return []
-    if corpus is None:
-        raise DavssError(f"training.{setting}: name the corpus, or leave its fractions at 0")
-    return training_shards(
-        _manifests(corpus),
-        open_storage(),
-        "train",
-        crop_samples=crop_samples,
-        sample_rate=sample_rate,
-    )
+def _further_corpora(training: TrainingConfig) -> dict[str, str]:
+    """The corpora that a run uses besides its own, by what for."""
+    foreign, found = training.foreign, {}
+    for use, setting, corpus, is_used in (
+        (
+            "audio_only",
+            "audio_only_corpus",
+            training.audio_only_corpus,
+            training.audio_only_fraction,
+        ),
+        ("foreign", "foreign.corpus", foreign.corpus, foreign.is_used),
+    ):
+        if is_used and corpus is None:
+            raise DavssError(f"training.{setting}: name the corpus, or leave its fractions at 0")
+        if is_used:
+            found[use] = str(corpus)
+    return found
 
 
 def _without_the_how(settings: dict[str, Any]) -> dict[str, Any]:
@@ -272,9 +226,7 @@ def _data_digests(
         split: pandas.read_parquet(manifests / f"{split}.parquet")["sha256"].tolist()
         for split in ("train", "valid")
     }
-    further = {"audio_only": training.audio_only_corpus, "foreign": training.foreign.corpus}
-    for use, corpus in further.items():
-        if corpus is not None:
-            manifest = pandas.read_parquet(_manifests(corpus) / "train.parquet")
-            digests[use] = manifest["sha256"].tolist()
+    for use, corpus in _further_corpora(training).items():
+        manifest = pandas.read_parquet(_manifests(corpus) / "train.parquet")
+        digests[use] = manifest["sha256"].tolist()
     return digests | ({"visual_encoder": sha256(encoder)} if encoder else {})

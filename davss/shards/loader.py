@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from davss.config import AugmentConfig
+from davss.config import AugmentConfig, PriorConfig
 from davss.errors import DavssError
 from davss.shards import augment as variations
 from davss.shards.contract import Clip, decode, frames_of, samples_per_frame
@@ -60,33 +60,28 @@ class Shard(NamedTuple):
 
 
 def training_shards(
-    manifest_dir: Path,
-    storage: Path | Store,
-    split: str,
-    *,
-    crop_samples: int,
-    sample_rate: int,
+    manifest_dir: Path, storage: Path | Store, config: PriorConfig, sample_rate: int
 ) -> list[Shard]:
-    """A split's shards, once its manifest shows that every clip fits.
+    """The shards of the train split, once its manifest shows that a crop fits into every clip.
 
     Raises DavssError naming the manifest, or the shard, and the mend.
     """
-    manifest = Path(manifest_dir) / f"{split}.clips.parquet"
-    clips = read_clips_manifest(manifest_dir, split)
+    manifest = Path(manifest_dir) / "train.clips.parquet"
+    clips = read_clips_manifest(manifest_dir, "train")
     if (clips.sample_rate != sample_rate).any():
         raise DavssError(
             f"{manifest}: clips at {clips.sample_rate.iloc[0]} Hz, training wants {sample_rate} "
             "Hz; set shards.sample_rate"
         )
-    shortest = clips.loc[clips.num_samples.idxmin()]
-    if shortest.num_samples < crop_samples:
+    shortest, crop = clips.loc[clips.num_samples.idxmin()], config.training.crop_seconds
+    if shortest.num_samples < round(crop * sample_rate):
         raise DavssError(
             f"{manifest}: clip {shortest.key} lasts {shortest.seconds:.2f} s, the crop "
-            f"{crop_samples / sample_rate:.2f} s; raise shards.min_seconds or lower "
+            f"{crop:.2f} s; raise shards.min_seconds or lower "
             "training.crop_seconds"
         )
     store = open_store(storage)
-    names = read_shards_manifest(manifest_dir, store, split)
+    names = read_shards_manifest(manifest_dir, store, "train")
     # Sorted by name: the order of an epoch must not depend on the order of a manifest.
     rows = clips.sort_values(["shard", "audio_offset"])
     shards = [
@@ -94,61 +89,46 @@ def training_shards(
         for name, of_shard in rows.groupby("shard", sort=False)
     ]
     if {shard.name for shard in shards} != set(names):
-        raise DavssError(f"{manifest}: its shards are not those of {split}.parquet; {MEND}")
+        raise DavssError(f"{manifest}: its shards are not those of train.parquet; {MEND}")
     return shards
 
 
 def training_loader(
     shards: Sequence[Shard],
-    *,
-    crop_samples: int,
+    config: PriorConfig,
     sample_rate: int,
-    batch_size: int,
     seed: int,
+    *,
     samples_seen: int = 0,
     rank: int = 0,
     world_size: int = 1,
-    max_batch: int | None = None,
-    num_workers: int = 0,
-    shuffle_buffer: int = 1000,
-    gain_db: tuple[float, float] = (0.0, 0.0),
-    sigma_data: float = 0.05,
     audio_only: Sequence[Shard] = (),
-    audio_only_fraction: float = 0.0,
-    augment: AugmentConfig | None = None,
     foreign: Sequence[Shard] = (),
-    foreign_augment: AugmentConfig | None = None,
-    foreign_own: float = 0.0,
 ) -> Iterator[Batch]:
     """Endless batches of random crops (B, T), with lips (B, V, D) where clips have them.
 
-    `batch_size` is that of all ranks together; this rank gets its share of it (`shares`), in parts
-    of at most `max_batch`. Of the items a fraction comes from the shards `audio_only`, without
+    This rank gets its share (`shares`) of the global batch, in parts of at most
+    `max_batch_per_worker`. Of the items a fraction comes from the shards `audio_only`, without
     their lips; `augment` varies the crops of the others. Of the shards `foreign` each item has two
-    more crops, varied by `foreign_augment`; the second is `foreign_own` of the time one of its own
-    kind. The whole clip is scaled to RMS sigma_data times a gain drawn uniformly in dB from
-    `gain_db` (docs/method.md §2). Raises DavssError when a shard is missing or damaged, or a clip
-    is shorter than the crop.
+    more crops; the second is now and then one of its own kind. The whole clip is scaled to RMS
+    sigma_data times a gain drawn uniformly in dB from `gain_db` (docs/method.md §2). Raises
+    DavssError when a shard is missing or damaged, or a clip is shorter than the crop.
     """
-    crops = _Crops(crop_samples, sample_rate, (gain_db[0], gain_db[1]), sigma_data)
-    streams = [_stream(shards, shuffle_buffer, seed, _MAIN)]
-    if audio_only_fraction:
-        streams.append(_stream(audio_only, shuffle_buffer, seed, _AUDIO_ONLY))
-    beside = None
-    if foreign:
-        stream = _stream(foreign, shuffle_buffer, seed, _FOREIGN)
-        beside = _Foreign(stream, _unless_none(foreign_augment), foreign_own)
-    place = shares(batch_size, world_size)[rank]
-    items = _Items(streams, audio_only_fraction, crops, seed, _unless_none(augment), beside)
-    dataset = _Batches(items, micro_batches(place, max_batch), batch_size, samples_seen)
+    training, batch_size = config.training, config.training.global_batch_size
+    streams = [_stream(shards, training.shuffle_buffer, seed, _MAIN)]
+    if training.audio_only_fraction:
+        streams.append(_stream(audio_only, training.shuffle_buffer, seed, _AUDIO_ONLY))
+    beside = _stream(foreign, training.shuffle_buffer, seed, _FOREIGN) if foreign else None
+    crop_samples = round(training.crop_seconds * sample_rate)
+    items = _Items(streams, beside, config, crop_samples, sample_rate, seed)
+    place = micro_batches(shares(batch_size, world_size)[rank], training.max_batch_per_worker)
     loader = DataLoader(
-        dataset, batch_size=None, num_workers=num_workers, pin_memory=torch.cuda.is_available()
+        _Batches(items, place, batch_size, samples_seen),
+        batch_size=None,
+        num_workers=training.loader_workers,
+        pin_memory=torch.cuda.is_available(),
     )
     return _raise_errors(loader)
-
-
-def _unless_none(augment: AugmentConfig | None) -> AugmentConfig | None:
-    return None if augment == AugmentConfig() else augment
 
 
 def shares(batch_size: int, world_size: int) -> list[range]:
@@ -173,64 +153,21 @@ def _raise_errors(loader: DataLoader) -> Iterator[Batch]:
         yield item
 
 
-@dataclass(frozen=True)
-class _Crops:
-    """How a clip becomes a training crop."""
-
-    crop_samples: int
-    sample_rate: int
-    gain_db: tuple[float, float]
-    sigma_data: float
-
-    def __call__(
-        self, sample: dict[str, Any], rng: np.random.Generator, speed: float = 1.0
-    ) -> Clip:
-        """A random crop of `crop_samples` with its lips, the whole clip at its training level;
-        played at `speed` as far as the clip is long enough.
-        """
-        decibel, place = rng.uniform(*self.gain_db), rng.uniform()
-        clip = decode(sample, lambda key, meta: self._crop(key, meta, place, speed))
-        gain = self.sigma_data * 10 ** (decibel / 20)
-        # The level of the whole clip is in its meta: no need to decode what is not used.
-        scale = np.float32(gain / max(clip.meta["rms"], 1e-8))
-        audio = variations.change_speed(clip.audio, self.crop_samples)
-        return replace(clip, audio=audio * scale)
-
-    def _crop(self, key: str, meta: dict[str, Any], place: float, speed: float) -> tuple[int, int]:
-        """First sample and length; `place` in [0, 1) says where."""
-        length, rate = meta["num_samples"], meta["sample_rate"]
-        if rate != self.sample_rate:
-            raise DavssError(
-                f"{key}: {rate} Hz, training wants {self.sample_rate} Hz; rebuild the shards"
-            )
-        if length < self.crop_samples:
-            raise DavssError(
-                f"{key}: {length} samples are shorter than the crop of "
-                f"{self.crop_samples}; raise shards.min_seconds or lower training.crop_seconds"
-            )
-        if meta["num_frames"] is None:
-            read = min(variations.read_length(self.crop_samples, speed), length)
-            return int(place * (length - read + 1)), read
-        # Lips and audio stay aligned because a crop begins on a frame boundary.
-        slack = meta["num_frames"] - frames_of(self.crop_samples, rate)
-        return int(place * (slack + 1)) * samples_per_frame(rate), self.crop_samples
-
-
 @dataclass
 class _Stream:
     shards: Sequence[Shard]
     order: Order
     group: tuple[int, int] | None = None
 
-    def item(self, position: int) -> dict[str, Any]:
-        """The clip at a position of the run; with the first of a group its shards and those of the
-        next one begin to be fetched, if they lie in a bucket.
+    def locate(self, position: int) -> tuple[int, int]:
+        """Shard and number in the shard of the clip at a position of the run; with the first of a
+        group its shards and those of the next one begin to be fetched, if they lie in a bucket.
         """
         if (group := self.order.group_at(position)) != self.group:
             self.group = group
             ahead = [self.shards[number] for number in self.order.shards_from(*group)]
             threading.Thread(target=_fetch, args=(ahead,), daemon=True).start()
-        return self.sample(self.order.locate(position))
+        return self.order.locate(position)
 
     def sample(self, place: tuple[int, int]) -> dict[str, Any]:
         """A clip by shard and number in the shard, its members undecoded."""
@@ -249,14 +186,6 @@ def _stream(shards: Sequence[Shard], shuffle_buffer: int, seed: int, number: int
     return _Stream(shards, Order(counts, shuffle_buffer, seed, number))
 
 
-class _Foreign(NamedTuple):
-    """Sounds of the other kind that items are given besides."""
-
-    stream: _Stream
-    augment: AugmentConfig | None
-    own: float
-
-
 class _Item(NamedTuple):
     """A crop, noise (T,) and uniforms (3,) for its loss, and sounds (2, T) of the other kind."""
 
@@ -271,76 +200,105 @@ class _Items:
     """Item p of a run, by its number alone."""
 
     streams: list[_Stream]
-    audio_only_fraction: float
-    crops: _Crops
+    foreign: _Stream | None
+    config: PriorConfig
+    crop_samples: int
+    sample_rate: int
     seed: int
-    augment: AugmentConfig | None = None
-    foreign: _Foreign | None = None
 
     def __call__(self, position: int) -> _Item:
         """Item `position`."""
-        rng = np.random.default_rng((self.seed, position))
-        before = math.floor(position * self.audio_only_fraction)
-        is_extra = math.floor((position + 1) * self.audio_only_fraction) > before
+        rng, training = np.random.default_rng((self.seed, position)), self.config.training
+        before = math.floor(position * training.audio_only_fraction)
+        is_extra = math.floor((position + 1) * training.audio_only_fraction) > before
         stream = self.streams[_AUDIO_ONLY if is_extra else _MAIN]
-        sample = stream.item(before if is_extra else position - before)
-        clip = self._clip(sample, stream, None if is_extra else self.augment, rng)
+        place = stream.locate(before if is_extra else position - before)
+        clip = self._clip(stream, place, AugmentConfig() if is_extra else training.augment, rng)
         if is_extra:
             clip = replace(clip, lips=None)
         uniforms = rng.uniform(size=3)
-        noise = rng.standard_normal(self.crops.crop_samples, dtype=np.float32)
+        noise = rng.standard_normal(self.crop_samples, dtype=np.float32)
         return _Item(clip, noise, uniforms, self._beside(position, rng))
 
     def _beside(self, position: int, rng: np.random.Generator) -> np.ndarray | None:
         """Two foreign sounds (2, T), the second of which may be one of the item's own kind."""
         if self.foreign is None:
             return None
-        stream, augment, own = self.foreign
+        training, main = self.config.training, self.streams[_MAIN]
         sounds = []
         for number in (2 * position, 2 * position + 1):
-            sounds.append(self._clip(stream.item(number), stream, augment, rng).audio)
-        if rng.uniform() < own:
-            stream = self.streams[_MAIN]
-            sample = stream.sample(stream.order.any(rng))
-            sounds[1] = self._clip(sample, stream, self.augment, rng).audio
+            place = self.foreign.locate(number)
+            sounds.append(self._clip(self.foreign, place, training.foreign.augment, rng).audio)
+        if rng.uniform() < training.foreign.own:
+            place = main.order.any(rng)
+            sounds[1] = self._clip(main, place, training.augment, rng).audio
         return np.stack(sounds)
 
     def _clip(
         self,
-        sample: dict[str, Any],
         stream: _Stream,
-        augment: AugmentConfig | None,
+        place: tuple[int, int],
+        augment: AugmentConfig,
         rng: np.random.Generator,
     ) -> Clip:
-        if augment is None:
-            return self.crops(sample, rng)
-        return self._varied(sample, stream, augment, rng)
+        """A random crop, varied as `augment` says, at its training level."""
+        gain_db = self.config.diffusion.gain_db
+        if augment == AugmentConfig():
+            return self._crop(stream.sample(place), rng, gain_db)
 
-    def _varied(
+        def crop(place: tuple[int, int]) -> Clip:
+            speed = math.exp(rng.uniform(*np.log(augment.speed)))
+            return self._crop(stream.sample(place), rng, (0.0, 0.0), speed)
+
+        clip = crop(place)
+        audio = clip.audio
+        if rng.uniform() < augment.sum_fraction:
+            other = crop(stream.order.any(rng)).audio
+            audio = variations.add(audio, other, rng.uniform(*augment.sum_db))
+        if augment.colour_db:
+            decibels = rng.normal(0, augment.colour_db, variations.OCTAVES + 1)
+            audio = variations.colour(audio, decibels)
+        if augment.reverse and rng.uniform() < 0.5:
+            audio = audio[::-1]
+        gain = np.float32(10 ** (rng.uniform(*gain_db) / 20))
+        return replace(clip, audio=audio * gain)
+
+    def _crop(
         self,
         sample: dict[str, Any],
-        stream: _Stream,
-        config: AugmentConfig,
         rng: np.random.Generator,
+        gain_db: tuple[float, float],
+        speed: float = 1.0,
     ) -> Clip:
-        """A random crop, varied as `config` says, at its training level."""
-        unit = replace(self.crops, gain_db=(0.0, 0.0))
+        """A random crop of `crop_samples` with its lips, the whole clip at RMS sigma_data times a
+        gain; played at `speed` as far as the clip is long enough.
+        """
+        decibel, place = rng.uniform(*gain_db), rng.uniform()
+        clip = decode(sample, lambda key, meta: self._place(key, meta, place, speed))
+        gain = self.config.diffusion.sigma_data * 10 ** (decibel / 20)
+        # The level of the whole clip is in its meta: no need to decode what is not used.
+        scale = np.float32(gain / max(clip.meta["rms"], 1e-8))
+        audio = variations.change_speed(clip.audio, self.crop_samples)
+        return replace(clip, audio=audio * scale)
 
-        def crop(of: dict[str, Any]) -> Clip:
-            return unit(of, rng, math.exp(rng.uniform(*np.log(config.speed))))
-
-        clip = crop(sample)
-        audio = clip.audio
-        if rng.uniform() < config.sum_fraction:
-            other = crop(stream.sample(stream.order.any(rng))).audio
-            audio = variations.add(audio, other, rng.uniform(*config.sum_db))
-        if config.colour_db:
-            decibels = rng.normal(0, config.colour_db, variations.OCTAVES + 1)
-            audio = variations.colour(audio, decibels)
-        if config.reverse and rng.uniform() < 0.5:
-            audio = audio[::-1]
-        gain = np.float32(10 ** (rng.uniform(*self.crops.gain_db) / 20))
-        return replace(clip, audio=audio * gain)
+    def _place(self, key: str, meta: dict[str, Any], place: float, speed: float) -> tuple[int, int]:
+        """First sample and length; `place` in [0, 1) says where."""
+        length, rate = meta["num_samples"], meta["sample_rate"]
+        if rate != self.sample_rate:
+            raise DavssError(
+                f"{key}: {rate} Hz, training wants {self.sample_rate} Hz; rebuild the shards"
+            )
+        if length < self.crop_samples:
+            raise DavssError(
+                f"{key}: {length} samples are shorter than the crop of "
+                f"{self.crop_samples}; raise shards.min_seconds or lower training.crop_seconds"
+            )
+        if meta["num_frames"] is None:
+            read = min(variations.read_length(self.crop_samples, speed), length)
+            return int(place * (length - read + 1)), read
+        # Lips and audio stay aligned because a crop begins on a frame boundary.
+        slack = meta["num_frames"] - frames_of(self.crop_samples, rate)
+        return int(place * (slack + 1)) * samples_per_frame(rate), self.crop_samples
 
 
 @dataclass

@@ -21,9 +21,9 @@ from davss.training.validation import ValidationClips
 class TrainingJob:
     """What to train and from what; can be pickled, and is the same for every worker.
 
-    `training_batches(batch_size=, max_batch=, samples_seen=, rank=, world_size=)` yields this
-    worker's part of every global batch, in parts of at most `max_batch`; `validation_clips`,
-    `validation_mixtures` (None: no separation) and `build_prior` are called once in every worker.
+    `training_batches(samples_seen=, rank=, world_size=)` yields this worker's part of every global
+    batch; `validation_clips`, `validation_mixtures` (None: no separation) and `build_prior` are
+    called once in every worker.
     `state` is the folder for checkpoints, logs and W&B files; where nodes share none, each has its
     own there, and `mirror` keeps it in the storage.
     """

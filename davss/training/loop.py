@@ -181,11 +181,7 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 def _batches(job: TrainingJob, worker: Worker, samples_seen: int) -> Iterator[Batch]:
     batches = job.training_batches(
-        batch_size=job.config.training.global_batch_size,
-        max_batch=job.config.training.max_batch_per_worker,
-        samples_seen=samples_seen,
-        rank=worker.rank,
-        world_size=worker.world_size,
+        samples_seen=samples_seen, rank=worker.rank, world_size=worker.world_size
     )
     return (to_device(batch, worker.device) for batch in batches)
 

@@ -41,7 +41,7 @@ class ValidationMixtures:
     speech: Tensor
     lips: Tensor | None
     keys: tuple[str, ...]
-    speech_prior: Callable[[], SpeechPrior] | None = None
+    speech_prior: Callable[[], SpeechPrior | NoisePrior] | None = None
 
 
 def mix_voices(clips: ValidationClips, count: int) -> ValidationMixtures:
@@ -61,7 +61,7 @@ def mix_noises(
     voices: ValidationClips,
     noises: ValidationClips,
     count: int,
-    speech_prior: Callable[[], SpeechPrior],
+    speech_prior: Callable[[], SpeechPrior | NoisePrior],
 ) -> ValidationMixtures:
     """Up to `count` clips of `voices`, each in one of `noises`, both of one length."""
     rows = range(min(count, len(voices.keys)))
@@ -76,7 +76,7 @@ def _mix(
     noise: Tensor,
     lips: Tensor | None,
     keys: tuple[str, ...],
-    speech_prior: Callable[[], SpeechPrior] | None = None,
+    speech_prior: Callable[[], SpeechPrior | NoisePrior] | None = None,
 ) -> ValidationMixtures:
     total = speech.sum(dim=1)
     ratio = total.square().mean(-1) / noise.square().mean(-1).clamp_min(1e-20)
@@ -108,8 +108,9 @@ def separation_figures(
     if isinstance(prior, SpeechPrior):
         separate = Separator(prior, "gaussian", sampler, device)
     else:
-        assert mixtures.speech_prior is not None
-        separate = Separator(mixtures.speech_prior(), prior, sampler, device)
+        speech_prior = mixtures.speech_prior() if mixtures.speech_prior else None
+        assert isinstance(speech_prior, SpeechPrior)
+        separate = Separator(speech_prior, prior, sampler, device)
     totals = torch.zeros(2, dtype=torch.float64, device=device)
     mine = list(range(rank, len(mixtures.keys), world_size))
     for begin in range(0, len(mine), batch_size):

@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from davss.config import PriorConfig
 from davss.diffusion.prior import NoisePrior
 from davss.diffusion.schedule import VALIDATION_SIGMAS as SIGMAS
 from davss.errors import DavssError
@@ -40,10 +41,11 @@ class ValidationClips:
 
 
 def load_clips(
-    reader: ShardReader, *, count: int, crop_samples: int, sigma_data: float, with_lips: bool
+    reader: ShardReader, config: PriorConfig, sample_rate: int, *, count: int, with_lips: bool
 ) -> ValidationClips:
     """Centre crops of up to `count` clips of `reader`, chosen by a hash of their keys."""
-    rows = reader.clips
+    rows, sigma_data = reader.clips, config.diffusion.sigma_data
+    crop_samples = round(config.training.crop_seconds * sample_rate)
     long_enough = [
         key
         for key, length in zip(rows["key"], rows["num_samples"], strict=True)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from davss.config import AugmentConfig, DiffusionConfig, ForeignConfig, PriorConfig, TrainingConfig
 from davss.corpora import RawClip
 from davss.shards import writer
 from davss.shards.contract import encode
@@ -69,6 +70,18 @@ def write_shard(clips, name: str, storage: Path, config=None, encoder=None) -> w
     for piece, some in pieces.items():
         writer.write_piece(some, piece, store, config, encoder)
     return writer.assemble(list(pieces), name, "shards/x", notes, store)
+
+
+def training_of(
+    augment=AugmentConfig(),  # noqa: B008 (frozen)
+    foreign=ForeignConfig(),  # noqa: B008 (frozen)
+    gain_db=(0.0, 0.0),
+    **settings,
+) -> PriorConfig:
+    """Settings of training on crops of a second, as they are but for what is given."""
+    settings = {"crop_seconds": 1.0, "loader_workers": 0, "shuffle_buffer": 8} | settings
+    training = TrainingConfig(augment=augment, foreign=foreign, **settings)
+    return PriorConfig(diffusion=DiffusionConfig(gain_db=gain_db), training=training)
 
 
 @pytest.fixture

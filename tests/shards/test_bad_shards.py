@@ -18,7 +18,7 @@ from davss.shards.loader import training_loader, training_shards
 from davss.shards.reader import ShardReader
 from davss.shards.validate import validate
 from davss.storage import sha256
-from tests.shards.conftest import RATE, sample
+from tests.shards.conftest import RATE, sample, training_of
 
 Member = tuple[str, bytes]
 
@@ -129,11 +129,9 @@ def read_by_key(corpus) -> None:
 
 
 def train(corpus) -> None:
-    paths = training_shards(
-        corpus.manifests, corpus.storage, "train", crop_samples=RATE, sample_rate=RATE
-    )
-    sizes = {"crop_samples": RATE, "sample_rate": RATE, "batch_size": 2, "shuffle_buffer": 1}
-    list(islice(training_loader(paths, **sizes, seed=0), 4))
+    config = training_of(global_batch_size=2, shuffle_buffer=1)
+    shards = training_shards(*corpus, config, RATE)
+    list(islice(training_loader(shards, config, RATE, seed=0), 4))
 
 
 @pytest.mark.parametrize("bad", BAD)

@@ -13,7 +13,7 @@ from davss.shards.loader import training_loader, training_shards
 from davss.shards.reader import ShardReader
 from davss.shards.validate import validate
 from davss.storage import sha256
-from tests.shards.conftest import RATE, Corpus, make_corpus
+from tests.shards.conftest import RATE, Corpus, make_corpus, training_of
 
 VALUES = (
     None,
@@ -46,12 +46,10 @@ def files(tmp_path, monkeypatch):
 def read_all(corpus: Corpus) -> None:
     """Whatever reads shards; all that may be raised is one line."""
     assert all("\n" not in line for line in validate(*corpus))
-    sizes = {"crop_samples": RATE, "sample_rate": RATE}
+    config = training_of(global_batch_size=4)
     for read in (
         lambda: list(ShardReader(*corpus, "train")),
-        lambda: training_loader(
-            training_shards(*corpus, "train", **sizes), **sizes, batch_size=4, seed=0
-        ),
+        lambda: training_loader(training_shards(*corpus, config, RATE), config, RATE, seed=0),
     ):
         try:
             list(islice(read(), 2))

@@ -10,27 +10,30 @@ import numpy as np
 import pytest
 import torch
 
-from davss.config import AugmentConfig
+from davss.config import AugmentConfig, ForeignConfig
 from davss.errors import DavssError
 from davss.shards.contract import decode
 from davss.shards.loader import micro_batches, shares, training_loader, training_shards
 from davss.shards.reader import ShardReader, sample_of
 from davss.storage import LocalStore
-from tests.shards.conftest import RATE, make_corpus
+from tests.shards.conftest import RATE, make_corpus, training_of
 
 CROP = RATE  # one second
 
 
-def shards_of(corpus) -> list[str]:
-    return training_shards(
-        corpus.manifests, corpus.storage, "train", crop_samples=CROP, sample_rate=RATE
-    )
+PLACE = {"samples_seen", "rank", "world_size", "audio_only", "foreign"}
 
 
-def batches(corpus, count=4, **changes):
-    settings = {"crop_samples": CROP, "sample_rate": RATE, "batch_size": 5, "seed": 1}
-    settings |= {"shuffle_buffer": 8} | changes
-    return list(islice(training_loader(shards_of(corpus), **settings), count))
+def shards_of(corpus, rate=RATE, **settings):
+    return training_shards(*corpus, training_of(**settings), rate)
+
+
+def batches(corpus, count=4, rate=RATE, seed=1, **given):
+    place = {name: given.pop(name) for name in PLACE & set(given)}
+    if "own" in given:
+        given["foreign"] = ForeignConfig(own=given.pop("own"))
+    config = training_of(**{"global_batch_size": 5} | given)
+    return list(islice(training_loader(shards_of(corpus), config, rate, seed, **place), count))
 
 
 def test_batches_are_full_and_hold_every_clip(corpus):
@@ -74,8 +77,8 @@ def test_other_seeds_other_batches(corpus):
 
 @pytest.mark.parametrize("num_workers", [0, 1, 3])
 def test_goes_on_at_any_sample(corpus, num_workers):
-    whole = batches(corpus, 9, num_workers=num_workers)  # three epochs and more
-    assert same(whole[4:], batches(corpus, 5, num_workers=num_workers, samples_seen=20))
+    whole = batches(corpus, 9, loader_workers=num_workers)  # three epochs and more
+    assert same(whole[4:], batches(corpus, 5, loader_workers=num_workers, samples_seen=20))
     assert same(whole, batches(corpus, 9))
 
 
@@ -86,8 +89,8 @@ def test_any_ranks_share_the_same_items(corpus, world_size, max_batch):
     places = shares(5, world_size)
     for rank, place in enumerate(places):
         count = len(micro_batches(place, max_batch))
-        changes = {"rank": rank, "world_size": world_size, "max_batch": max_batch}
-        parts = batches(corpus, 2 * count, **changes)
+        changes = {"rank": rank, "world_size": world_size}
+        parts = batches(corpus, 2 * count, max_batch_per_worker=max_batch, **changes)
         for step in range(2):
             mine = parts[step * count : (step + 1) * count]
             for field in ("audio", "lips", "noise", "uniforms"):
@@ -98,10 +101,8 @@ def test_any_ranks_share_the_same_items(corpus, world_size, max_batch):
 
 def test_shards_are_fetched_before_they_are_wanted(corpus, monkeypatch):
     """With the first of a shard's four clips those of the next shard, over the end of an epoch."""
-    found, fetched = training_loader(
-        shards_of(corpus), crop_samples=CROP, sample_rate=RATE, batch_size=4, seed=1,
-        shuffle_buffer=4,
-    ), []  # fmt: skip
+    config = training_of(global_batch_size=4, shuffle_buffer=4)
+    found, fetched = training_loader(shards_of(corpus), config, RATE, seed=1), []
     local = LocalStore.local
 
     def noted(store, name):
@@ -123,7 +124,7 @@ def test_shards_are_fetched_before_they_are_wanted(corpus, monkeypatch):
 
 
 def test_every_epoch_has_each_clip_once_in_another_order(corpus):
-    keys = [key for batch in batches(corpus, 12, batch_size=4) for key in batch.keys]
+    keys = [key for batch in batches(corpus, 12, global_batch_size=4) for key in batch.keys]
     epochs = [keys[:12], keys[12:24], keys[24:36]]
     assert all(len(set(epoch)) == 12 for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
@@ -131,25 +132,26 @@ def test_every_epoch_has_each_clip_once_in_another_order(corpus):
 
 def test_mixed_with_clips_without_lips(corpus, tmp_path, monkeypatch):
     extra = shards_of(corpus)[:1]  # shards with lips do as well: they are left out
-    found = batches(corpus, 8, batch_size=8, audio_only=extra, audio_only_fraction=0.25)
+    found = batches(corpus, 8, global_batch_size=8, audio_only=extra, audio_only_fraction=0.25)
     assert all(batch.has_lips.sum() == 6 for batch in found)
     for batch in found:
         assert (batch.lips[~batch.has_lips] == 0).all()
-    plain = batches(corpus, 6, batch_size=8)
+    plain = batches(corpus, 6, global_batch_size=8)
     with_lips = [key for b in found for key, has in zip(b.keys, b.has_lips, strict=True) if has]
     assert with_lips == [key for batch in plain for key in batch.keys]
 
 
 def test_items_have_sounds_of_the_other_kind_beside_them(corpus):
     shards = shards_of(corpus)
-    plain = batches(corpus, 4, batch_size=10)
-    found = batches(corpus, 4, batch_size=10, foreign=shards[:1])
+    beside = {"global_batch_size": 10, "foreign": shards[:1]}
+    plain = batches(corpus, 4, global_batch_size=10)
+    found = batches(corpus, 4, **beside)
     assert same(plain, found)  # they change nothing else
     for batch, other in zip(found, plain, strict=True):
         assert torch.equal(batch.noise, other.noise) and other.foreign is None
         assert batch.foreign.shape == (10, 2, CROP) and batch.keys == other.keys
-    again = batches(corpus, 2, batch_size=10, samples_seen=20, foreign=shards[:1])
-    mixed = batches(corpus, 4, batch_size=10, foreign=shards[:1], foreign_own=0.5)
+    again = batches(corpus, 2, samples_seen=20, **beside)
+    mixed = batches(corpus, 4, own=0.5, **beside)
     for batch, other in zip(found[2:], again, strict=True):  # an item is a function of its number
         assert torch.equal(batch.foreign, other.foreign)
     own = torch.stack([(a.foreign != b.foreign).any(2) for a, b in zip(found, mixed, strict=True)])
@@ -176,27 +178,21 @@ def test_audio_without_lips(tmp_path, monkeypatch):
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_clip_shorter_than_crop(corpus, num_workers):
     with pytest.raises(DavssError, match=r"train.clips.parquet: .* lasts 2.40 s, the crop 3.00 s"):
-        training_shards(
-            corpus.manifests, corpus.storage, "train", crop_samples=3 * RATE, sample_rate=RATE
-        )
+        shards_of(corpus, crop_seconds=3.0)
     with pytest.raises(DavssError, match=r"^train-0\d\d: .* shorter than the crop [^\n]*$"):
-        batches(corpus, crop_samples=3 * RATE, num_workers=num_workers)
+        batches(corpus, crop_seconds=3.0, loader_workers=num_workers)
 
 
 def test_other_rate(corpus):
     with pytest.raises(DavssError, match="clips at 8000 Hz, training wants 16000 Hz"):
-        training_shards(
-            corpus.manifests, corpus.storage, "train", crop_samples=CROP, sample_rate=16_000
-        )
+        shards_of(corpus, 16_000)
     with pytest.raises(DavssError, match="8000 Hz, training wants 16000 Hz"):
-        batches(corpus, sample_rate=16_000)
+        batches(corpus, rate=16_000)
 
 
 def test_cut_and_missing_shards(corpus):
     paths = shards_of(corpus)
-    loader = training_loader(
-        paths, crop_samples=CROP, sample_rate=RATE, batch_size=8, seed=0, shuffle_buffer=1
-    )
+    loader = training_loader(paths, training_of(shuffle_buffer=1), RATE, seed=0)
     for shard in paths:
         with open(shard.store.local(shard.name), "rb+") as stream:
             stream.truncate(5000)

@@ -26,6 +26,7 @@ from davss.storage import s3 as module
 from davss.storage.cache import Cache
 from davss.storage.s3 import S3Store
 from tests import s3_server
+from tests.shards.conftest import training_of
 
 CONFIG = ShardsConfig(sample_rate=8000, min_seconds=1.0, shard_megabytes=0.1)
 COUNTS = {"train": 20, "valid": 3, "test": 3}
@@ -111,16 +112,9 @@ def shards(raw, s3, tmp_path):
 
 def batches(shards, num_workers: int, cache: Path):
     store = replace(shards[1], cache=Cache(cache))
-    locations = training_shards(shards[0], store, "train", crop_samples=8000, sample_rate=8000)
-    loader = training_loader(
-        locations,
-        crop_samples=8000,
-        sample_rate=8000,
-        batch_size=4,
-        seed=1,
-        num_workers=num_workers,
-    )
-    return list(islice(loader, 6))
+    config = training_of(global_batch_size=4, loader_workers=num_workers, shuffle_buffer=1000)
+    locations = training_shards(shards[0], store, config, 8000)
+    return list(islice(training_loader(locations, config, 8000, seed=1), 6))
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])

@@ -39,8 +39,9 @@ def tones(count: int, seed: int) -> torch.Tensor:
     return 0.05 * math.sqrt(2) * torch.sin(pitch * torch.arange(SAMPLES))
 
 
-def batches(batch_size, max_batch, samples_seen, rank, world_size):
+def batches(samples_seen=0, rank=0, world_size=1, max_batch=None):
     """Batches that depend on the samples seen alone, as of an exact loader."""
+    batch_size = CONFIG.training.global_batch_size
     for step in itertools.count(samples_seen // batch_size):
         generator = torch.Generator().manual_seed(step)
         noise = torch.randn(batch_size, SAMPLES, generator=generator)
@@ -75,7 +76,7 @@ def make_job(folder, **training) -> TrainingJob:
         sample_rate=RATE,
         state=folder,
         build_prior=make_prior,
-        training_batches=batches,
+        training_batches=partial(batches, max_batch=config.training.max_batch_per_worker),
         validation_clips=make_clips,
     )
 
@@ -86,7 +87,7 @@ def test_two_steps_lower_the_loss_of_a_batch():
     objective = loop.Objective(prior, CONFIG.diffusion)
     optimiser = torch.optim.Adam(prior.parameters())
     state = checkpoint.TrainingState(prior, optimiser, Ema(prior, 0.9))
-    batch, losses = next(batches(4, None, 0, 0, 1)), []
+    batch, losses = next(batches()), []
     for _ in range(3):
         loss, norm, _ = loop.step(objective, state, [batch], 3e-3, CONFIG.training, Worker())
         losses.append(loss)

@@ -1,18 +1,21 @@
 """Validation against a denoiser whose loss is known."""
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from davss.config import DiffusionConfig, PriorConfig, TrainingConfig
 from davss.errors import DavssError
 from davss.shards.contract import Clip
 from davss.training.validation import SIGMAS, ValidationClips, examples, load_clips, validate
 
 SIGMA_DATA = 0.05
+CONFIG = PriorConfig(
+    diffusion=DiffusionConfig(sigma_data=SIGMA_DATA), training=TrainingConfig(crop_seconds=1.0)
+)
 
 
 class Wiener(nn.Module):
@@ -99,13 +102,12 @@ def clip(key: str, seconds: float, dim: int | None = 4) -> Clip:
 
 def test_centre_crops_with_their_lips():
     reader = FakeReader(a=clip("a", 2), b=clip("b", 3), short=clip("short", 0.5))
-    clips = load_clips(reader, count=8, crop_samples=8000, sigma_data=SIGMA_DATA, with_lips=True)
+    clips = load_clips(reader, CONFIG, 8000, count=8, with_lips=True)
     assert clips.keys == ("a", "b") and clips.audio.shape == (2, 8000)
     assert torch.equal(clips.lips[1][:, 0], torch.arange(25, 50) * 4.0)
     assert math.isclose(float(clips.audio[0].square().mean().sqrt()), SIGMA_DATA, rel_tol=0.02)
 
 
 def test_only_short_clips():
-    settings = SimpleNamespace(count=2, crop_samples=8000, sigma_data=1.0, with_lips=False)
     with pytest.raises(DavssError, match="crop_seconds"):
-        load_clips(FakeReader(a=clip("a", 0.5)), **vars(settings))
+        load_clips(FakeReader(a=clip("a", 0.5)), CONFIG, 8000, count=2, with_lips=False)
