@@ -240,7 +240,7 @@ def test_of_several_one_that_fails_keeps_no_other(tmp_path, monkeypatch, capsys)
     (tmp_path / "b.wav").write_text("hello")
     made = []
 
-    def separate_file(recording, *, out, **_):
+    def separate_file(recording, out, _):
         read_recording(recording)
         made.append(out)
         return {"files": ["noise.wav"]}

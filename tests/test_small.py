@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 
 import davss
 from davss import small
-from davss.cli import main
+from davss.cli import build_parser, main
 from davss.cli.application import packaged_for
+from davss.cli.flags import sampler_settings
 from davss.config import PRESETS
 from davss.diffusion.prior import NoisePrior, SpeechPrior, load_prior, save_prior
 from davss.errors import DavssError
@@ -123,14 +124,7 @@ def test_other_priors_are_named_and_a_low_rate_needs_no_note(folder, capsys):
     assert "speech prior: mine; noise prior: none\n" in said and "note:" not in said
 
 
-def test_the_preset_follows_the_speech_prior(folder, monkeypatch):
-    received = {}
-
-    def separate_file(recording, **settings):
-        received.update(settings)
-        return {"files": []}
-
-    monkeypatch.setattr("davss.cli.application.separate_file", separate_file)
+def test_the_preset_follows_the_speech_prior(folder):
     for flags, preset in (
         ("", "fast"),
         ("--noise-prior nmf", "fast"),
@@ -138,9 +132,9 @@ def test_the_preset_follows_the_speech_prior(folder, monkeypatch):
         ("--speech-prior other", "fast"),
         ("--speech-prior small16-speech", "direct"),
     ):
-        main(f"separate mix.wav --out out {flags}".split())
-        prior = received["speech_prior"] or Path(small.SPEECH)
-        assert received["sampler"](prior) == PRESETS[preset]
+        given = build_parser().parse_args(f"separate mix.wav --out out {flags}".split())
+        prior = given.speech_prior or Path(small.SPEECH)
+        assert sampler_settings(given, prior) == PRESETS[preset]
 
 
 def test_one_speaker_without_lips_has_priors_of_16_khz():

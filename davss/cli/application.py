@@ -3,9 +3,10 @@
 Shapes: L speakers with lips · K speakers · T samples · V video frames · D visual feature size.
 """
 
+import argparse
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from tqdm import tqdm
 from davss import __version__
 from davss.cli.extras import plan_extras
 from davss.cli.faces import Cast, find_cast
+from davss.cli.flags import execution_settings, sampler_settings
 from davss.cli.inputs import on_disk, plan_speakers, read_lips, read_recording
 from davss.cli.output import check_folder, source_files, write_results
-from davss.config import NoiseModel, SamplerConfig, SeparationConfig, to_dict
+from davss.config import NoiseModel, to_dict
 from davss.diffusion.prior import NoisePrior, SpeechPrior, load_prior
 from davss.errors import DavssError, one_line, say
 from davss.media.audio import resample
@@ -33,73 +35,51 @@ from davss.small import NOISE_16, SPEECH, SPEECH_16, is_packaged
 UNFINISHED = ".davss-unfinished"  # below the folder of results: windows of a run that was stopped
 
 
-def separate_file(
-    recording: Path,
-    *,
-    lips: Sequence[Path],
-    num_speakers: int | None,
-    num_off_screen: int,
-    channel: int | None = None,
-    speech_prior: Path | None,
-    noise_prior: Path | NoiseModel,
-    out: Path,
-    sampler: Callable[[Path], SamplerConfig],
-    execution: SeparationConfig | None = None,
-    seed: int = 0,
-    device: str | None = None,
-    visual_encoder: Path | None = None,
-    faces: Path | None = None,
-    mux: bool = False,
-    preview: bool = False,
-) -> dict[str, Any]:
-    """Separate one file and write the sources to the folder `out`; returns separation.json.
+def separate_file(recording: Path, out: Path, flags: argparse.Namespace) -> dict[str, Any]:
+    """Separate one file as the flags of `davss separate` say, and write the sources to the folder
+    `out`; returns separation.json.
 
-    Without `lips` and `num_speakers` the speakers are those whose faces speak in the recording's
-    own picture, or those that `faces` names, a separation.json corrected by hand. `mux` adds the
-    recording's picture with the track of each speaker, `preview` a page to look at and listen to.
-
-    With several draws `spread.npz` says how far they differ: standard deviations (F, N) for every
-    source, see davss/posterior/spread.py.
-    `speech_prior` is a packaged one where it is None; `sampler` gives the settings for it.
-    `channel`, from 0 on, is separated in place of the mean of all.
-    `visual_encoder` is the checkpoint of BRAVEn, for a speech prior whose lips are its features.
-    Everything is checked before the sampler starts, and no file is written unless it succeeds.
-    Raises DavssError naming the file or flag that is wrong.
+    Without `lips` and `speakers` the speakers are those whose faces speak in the recording's own
+    picture, or those that `faces` names, a separation.json corrected by hand. With several draws
+    `spread.npz` says how far they differ: standard deviations (F, N) for every source, see
+    davss/posterior/spread.py. Everything is checked before the sampler starts, and no file is
+    written unless it succeeds. Raises DavssError naming the file or flag that is wrong.
     """
-    check_device(device)
+    noise_prior = flags.noise_prior
+    check_device(flags.device)
     set_threads()
     with on_disk(recording) as file:
-        paths, total = plan_speakers(file, lips, num_speakers, num_off_screen)
-        own_picture = bool(paths) and not lips
-        if faces is not None and not own_picture:
+        paths, total = plan_speakers(file, flags.lips, flags.speakers, flags.off_screen)
+        own_picture = bool(paths) and not flags.lips
+        if flags.faces is not None and not own_picture:
             raise DavssError(
-                f"--faces {faces}: is for a video as input without --lips and --speakers; leave "
-                "one of them out"
+                f"--faces {flags.faces}: is for a video as input without --lips and --speakers; "
+                "leave one of them out"
             )
-        chosen = speech_prior or packaged_for(total, bool(paths), noise_prior)
-        settings = sampler(chosen)
+        chosen = flags.speech_prior or packaged_for(total, bool(paths), noise_prior)
+        settings = sampler_settings(flags, chosen)
         speech, noise = load_pair(chosen, noise_prior)
         if paths:
-            give_checkpoint(speech, visual_encoder)
-        sound = read_recording(file, channel)
+            give_checkpoint(speech, flags.visual_encoder)
+        sound = read_recording(file, flags.channel)
         if own_picture:
-            cast = find_cast(file, speech, sound, num_off_screen, faces)
+            cast = find_cast(file, speech, sound, flags.off_screen, flags.faces)
             seen, total = cast.lips, cast.num_speakers
-            if speech_prior is None and seen is None:  # that it was to know lips is of no use
+            if flags.speech_prior is None and seen is None:  # that it was to know lips is of no use
                 chosen = packaged_for(total, False, noise_prior)
-                settings = sampler(chosen)
+                settings = sampler_settings(flags, chosen)
                 speech, noise = load_pair(chosen, noise_prior)
         else:
             cast = Cast()
             seen = np.stack([read_lips(path, speech, sound) for path in paths]) if paths else None
-        extras = plan_extras(recording, file, sound, cast, total, mux, preview)
+        extras = plan_extras(recording, file, sound, cast, total, flags.mux, flags.preview)
     sample_rate, seconds, length = sound.rate, sound.seconds, len(sound.audio)
-    separator = Separator(speech, noise, settings, device, execution)
+    separator = Separator(speech, noise, settings, flags.device, execution_settings(flags))
     names = source_files(total)
     check_folder(out, [*names, *extras.names], [file, *paths], 4 * len(names) * length)
 
     rates = separator.sample_rate, sample_rate
-    for line in about_priors(chosen, noise_prior, *rates, with_lips=bool(lips)):
+    for line in about_priors(chosen, noise_prior, *rates, with_lips=bool(flags.lips)):
         say(line)
     sound.print(recording)
     windows = separator.plan(round(seconds * separator.sample_rate))
@@ -113,7 +93,7 @@ def separate_file(
             num_speakers=total,
             sample_rate=separator.sample_rate,
             keys=[file.stem],
-            seed=seed,
+            seed=flags.seed,
             callback=lambda step: bar.update(min(len(step.u), steps - bar.n)),  # not second tries
             kept=Kept(out / UNFINISHED, lambda num: bar.update(num * separator.num_draw_steps)),
         )
@@ -147,7 +127,7 @@ def separate_file(
         "prior_sample_rate": separator.sample_rate,
         "bandwidth": min(sample_rate, separator.sample_rate) / 2,
         "seconds": seconds,
-        "seed": seed,
+        "seed": flags.seed,
         "sampler": to_dict(settings),
         "windows": len(windows),
         "evaluations": result.num_evaluations,

@@ -8,7 +8,6 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -166,8 +165,9 @@ def _add_profile(commands: Any) -> None:
 
 
 def _separate(arguments: argparse.Namespace) -> None:
-    sampler, execution = partial(sampler_settings, arguments), execution_settings(arguments)
-    sampler(arguments.speech_prior)  # flags that nothing takes are refused before all else
+    # Flags that nothing takes are refused before all else.
+    sampler_settings(arguments, arguments.speech_prior)
+    execution_settings(arguments)
     from davss.cli.application import separate_file  # torch is imported only when there is work
     from davss.cli.inputs import find_recordings
 
@@ -177,24 +177,7 @@ def _separate(arguments: argparse.Namespace) -> None:
     failed = 0
     for recording, out in places:
         try:
-            report = separate_file(
-                recording,
-                lips=arguments.lips,
-                num_speakers=arguments.speakers,
-                num_off_screen=arguments.off_screen,
-                channel=arguments.channel,
-                speech_prior=arguments.speech_prior,
-                noise_prior=arguments.noise_prior,
-                out=out,
-                sampler=sampler,
-                execution=execution,
-                seed=arguments.seed,
-                device=arguments.device,
-                visual_encoder=arguments.visual_encoder,
-                faces=arguments.faces,
-                mux=arguments.mux,
-                preview=arguments.preview,
-            )
+            report = separate_file(recording, out, arguments)
         except DavssError as error:
             if len(places) == 1:
                 raise

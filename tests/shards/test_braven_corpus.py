@@ -11,8 +11,9 @@ import pytest
 import ray
 import yaml
 
+from davss.cli import build_parser
 from davss.cli.application import separate_file
-from davss.config import SamplerConfig, ShardsConfig
+from davss.config import ShardsConfig
 from davss.corpora import RawClip, voxceleb2
 from davss.diffusion.prior import SpeechPrior, load_prior, save_prior
 from davss.errors import DavssError
@@ -114,16 +115,13 @@ def priors(work, shards) -> Path:
     return work
 
 
-def separate(priors: Path, **changes):
+def separate(priors: Path, *more: str):
     recording = next((priors / "demo/voxceleb2/test/mp4").glob("*/*/*.mp4"))
-    places = {"speech_prior": priors / "speech", "noise_prior": priors / "noise"}
-    places |= {
-        "out": priors / "out",
-        "sampler": lambda _: SamplerConfig(num_steps=1),
-        "device": "cpu",
-    }
-    speakers = {"lips": [], "num_speakers": None, "num_off_screen": 0}
-    return separate_file(recording, **{**places, **speakers, **changes}), recording
+    places = f"--speech-prior {priors}/speech --noise-prior {priors}/noise --out {priors}/out"
+    steps = "--num-steps 1 --num-samples 1 --device cpu"
+    flags = ["separate", str(recording), *places.split(), *steps.split(), *more]
+    given = build_parser().parse_args(flags)
+    return separate_file(recording, given.out, given), recording
 
 
 def test_separate_with_the_checkpoint(priors, work):
@@ -132,7 +130,7 @@ def test_separate_with_the_checkpoint(priors, work):
     described = json.loads((priors / "speech/braven.json").read_text())
     assert described["kind"] == "braven" and len(described["sha256"]) == 64
     assert load_prior(priors / "speech").visual_encoder.dim == 64
-    report, recording = separate(priors, visual_encoder=work / "braven.pth")
+    report, recording = separate(priors, "--visual-encoder", f"{work}/braven.pth")
     assert report["files"] == ["speaker_1.wav", "noise.wav"]
     assert len(read_audio(priors / "out/speaker_1.wav")[0]) == len(read_audio(recording)[0])
 
@@ -142,8 +140,8 @@ def test_separate_without_it_names_the_mend(priors, work):
         separate(priors)
     (work / "other.pth").write_bytes(b"other")
     with pytest.raises(DavssError, match=r"other.pth: sha256 .*; give that one"):
-        separate(priors, visual_encoder=work / "other.pth")
-    report, _ = separate(priors, num_speakers=1)  # nobody's lips are looked at
+        separate(priors, "--visual-encoder", f"{work}/other.pth")
+    report, _ = separate(priors, "--speakers", "1")  # nobody's lips are looked at
     assert len(report["files"]) == 2
 
 
