@@ -519,11 +519,6 @@ def meaning(cls: type, name: str) -> str:
     return next((field.description for field in fields if field and field.description), "")
 
 
-def changed(settings: Settings, **changes: Any) -> Settings:
-    """The same settings but for `changes`."""
-    return dataclasses.replace(settings, **changes)  # type: ignore[type-var]
-
-
 def to_dict(settings: Any) -> dict[str, Any]:
     """Plain dictionary of settings, ready for JSON."""
     return json.loads(json.dumps(dataclasses.asdict(settings)))

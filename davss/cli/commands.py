@@ -8,6 +8,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from davss.cli.flags import (
 from davss.cli.jobs import add_jobs
 from davss.cli.scores import add_score
 from davss.cli.serve import add_serve
-from davss.config import DiffusionConfig, NetworkConfig, changed
+from davss.config import DiffusionConfig, NetworkConfig
 from davss.errors import DavssError, ending_in_one_line, say
 
 
@@ -257,7 +258,7 @@ def _profile(arguments: argparse.Namespace) -> None:
     else:
         speech, noise = untrained_priors(network, **rate)
         noise = noise_prior or noise
-    execution = changed(execution, batch_size=workload.batch_size)
+    execution = replace(execution, batch_size=workload.batch_size)
     device = "cpu" if arguments.dry_run else arguments.device
     result = profile(
         Separator(speech, noise, sampler, device, execution),

@@ -43,21 +43,28 @@ class PriorInfo:
     training: dict[str, Any] = field(default_factory=dict)
 
 
-class NoisePrior(Denoiser):
-    """Diffusion prior of ambient noise; one that is `coloured` is preconditioned by the spectrum of
-    the recording at hand (docs/method.md §2.1), and the noise it takes away may be coloured too.
+class Prior(Denoiser):
+    """What both kinds have: a network, which is one with FiLM for lips of size `film_dim`, and what
+    it was trained with.
     """
 
-    kind = "noise"
-
-    def __init__(self, info: PriorInfo) -> None:
-        super().__init__(_network(info.network, None), info.diffusion.sigma_data)
+    def __init__(self, info: PriorInfo, film_dim: int | None = None) -> None:
+        network = NCSNpp(**vars(info.network), film_dim=film_dim)
+        super().__init__(network, info.diffusion.sigma_data)
         self.info = info
 
     @property
     def sample_rate(self) -> int:
         """Samples per second of the signals that this prior knows."""
         return self.info.sample_rate
+
+
+class NoisePrior(Prior):
+    """Diffusion prior of ambient noise; one that is `coloured` is preconditioned by the spectrum of
+    the recording at hand (docs/method.md §2.1), and the noise it takes away may be coloured too.
+    """
+
+    kind = "noise"
 
     def forward(
         self,
@@ -90,7 +97,7 @@ class NoisePrior(Denoiser):
         return partial(self, spectrum=spectrum)
 
 
-class SpeechPrior(Denoiser):
+class SpeechPrior(Prior):
     """Diffusion prior of one person's clean speech given lip features (B, V, lips_dim) at 25
     frames per second; one that is `coloured` takes away coloured Gaussian noise too (docs/method.md
     §2.3).
@@ -99,14 +106,8 @@ class SpeechPrior(Denoiser):
     kind = "speech"
 
     def __init__(self, info: PriorInfo, visual_encoder: VisualEncoder) -> None:
-        super().__init__(_network(info.network, visual_encoder.dim), info.diffusion.sigma_data)
-        self.info = info
+        super().__init__(info, visual_encoder.dim)
         self.visual_encoder = visual_encoder
-
-    @property
-    def sample_rate(self) -> int:
-        """Samples per second of the signals that this prior knows."""
-        return self.info.sample_rate
 
     def forward(self, u: Tensor, sigma: Tensor, lips: Tensor | Modulations | None = None) -> Tensor:
         """Denoised u: (B, T) noisy signals → (B, T).
@@ -126,19 +127,6 @@ class SpeechPrior(Denoiser):
 def _check_white(sigma: Tensor) -> None:
     if sigma.ndim > 1:
         raise DavssError("prior: it was trained for white noise alone; give it levels (B,)")
-
-
-def _network(config: NetworkConfig, film_dim: int | None) -> NCSNpp:
-    return NCSNpp(
-        nf=config.nf,
-        ch_mult=config.ch_mult,
-        n_fft=config.n_fft,
-        hop_length=config.hop_length,
-        film_dim=film_dim,
-        fourier_scale=config.fourier_scale,
-        spectral=config.spectral,
-        coloured=config.coloured,
-    )
 
 
 def save_prior(prior: SpeechPrior | NoisePrior, path: str | Path, *, half: bool = False) -> None:

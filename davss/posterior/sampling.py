@@ -4,11 +4,12 @@ Shapes: B batch · M sources · T samples.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from davss.config import DapsConfig, DpsConfig, SamplerConfig, UdiffseConfig, changed
+from davss.config import DapsConfig, DpsConfig, SamplerConfig, UdiffseConfig
 from davss.posterior.daps import daps
 from davss.posterior.dps import dps
 from davss.posterior.mean_field import mean_field
@@ -65,7 +66,7 @@ def evaluations(config: SamplerConfig) -> int:
 
 def gentler(config: SamplerConfig) -> SamplerConfig:
     """The sampler for a second try; for samplers without ζ what changes is the random numbers."""
-    return changed(config, zeta=config.zeta / 2) if isinstance(config, DpsConfig) else config
+    return replace(config, zeta=config.zeta / 2) if isinstance(config, DpsConfig) else config
 
 
 def generator(seed: int, key: str) -> torch.Generator:

@@ -11,13 +11,14 @@ size.
 
 import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any, TypeVar, cast, get_args
 
 import torch
 from torch import Tensor
 
-from davss.config import PRESETS, NoiseModel, SamplerConfig, SeparationConfig, changed
+from davss.config import PRESETS, NoiseModel, SamplerConfig, SeparationConfig
 from davss.diffusion.guidance import GuidedSpeech
 from davss.diffusion.prior import COLOURED, NoisePrior, SpeechPrior, load_prior
 from davss.errors import DavssError
@@ -281,7 +282,7 @@ class Separator:
         trace = Trace(sampler.num_steps, mixture.abs().amax(dim=1), callback)
         known, settled = scale[:, None] * known.to(self.device), settled.to(self.device)
         generators = [generator(seed, excerpt.key) for excerpt in excerpts]
-        one = changed(sampler, num_samples=1)
+        one = replace(sampler, num_samples=1)
         denoisers = self.denoisers(mixture, seen, num_speakers, generators)
         draws = []
         for denoise in islice(denoisers, sampler.num_samples):

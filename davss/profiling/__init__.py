@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -23,7 +23,7 @@ import torch
 from torch import nn
 from torch.utils.benchmark import Timer
 
-from davss.config import changed, to_dict
+from davss.config import to_dict
 from davss.diffusion.guidance import plan_branches
 from davss.errors import DavssError
 from davss.media import FPS
@@ -172,7 +172,7 @@ def time_steps(
     # one draw, and its last step, which takes no gradient, is never among those measured
     num_steps = max(separator.sampler.num_steps, count + 2)
     one_draw = copy.copy(separator)
-    one_draw.sampler = changed(separator.sampler, num_samples=1, num_steps=num_steps)
+    one_draw.sampler = replace(separator.sampler, num_samples=1, num_steps=num_steps)
     ends = []
 
     def callback(step: object) -> None:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from davss.code import code_digest
-from davss.config import ShardsConfig, changed, digest
+from davss.config import ShardsConfig, digest
 from davss.corpora import RawClip
 from davss.errors import DavssError
 from davss.media import FPS, audio
@@ -73,7 +73,7 @@ def build_shards(
     table = ClipTable(clips)
     with_video = bool(table.has_video().any())
     known = given_encoder(config) if with_video else None
-    settings = changed(config, braven_checkpoint=known.sha256 if known else None)
+    settings = replace(config, braven_checkpoint=known.sha256 if known else None)
     folder = f"shards/{corpus}"
     # Shards made by other code are made again; the manifests change only if the shards do.
     code = code_digest("davss.shards.encoders", "davss.shards.tasks")

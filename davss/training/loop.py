@@ -168,15 +168,10 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch on `device`; on the CPU the batch itself."""
     if device.type == "cpu":
         return batch
-    return Batch(
-        audio=batch.audio.to(device, non_blocking=True),
-        lips=None if batch.lips is None else batch.lips.to(device, non_blocking=True),
-        has_lips=batch.has_lips.to(device, non_blocking=True),
-        keys=batch.keys,
-        noise=batch.noise.to(device, non_blocking=True),
-        uniforms=batch.uniforms.to(device, non_blocking=True),
-        foreign=None if batch.foreign is None else batch.foreign.to(device, non_blocking=True),
+    moved = (
+        part.to(device, non_blocking=True) if isinstance(part, Tensor) else part for part in batch
     )
+    return Batch._make(moved)
 
 
 def _batches(job: TrainingJob, worker: Worker, samples_seen: int) -> Iterator[Batch]:

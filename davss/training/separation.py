@@ -10,13 +10,13 @@ prior. Mixtures, noise and random draws are the same every time.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from davss.config import DapsConfig, changed
+from davss.config import DapsConfig
 from davss.diffusion.prior import NoisePrior, SpeechPrior
 from davss.diffusion.schedule import sigma_schedule
 from davss.evaluation.metrics import si_sdr
@@ -104,7 +104,7 @@ def separation_figures(
     `prior` is the EMA module, in eval mode and without gradients.
     """
     device = next(prior.parameters()).device
-    sampler = changed(SAMPLER, num_steps=num_steps)
+    sampler = replace(SAMPLER, num_steps=num_steps)
     if isinstance(prior, SpeechPrior):
         separate = Separator(prior, "gaussian", sampler, device)
     else:

@@ -1,5 +1,7 @@
 """Counts of work against hand computations and real runs."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -7,7 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from davss.config import NetworkConfig, SamplerConfig, SeparationConfig, changed
+from davss.config import NetworkConfig, SamplerConfig, SeparationConfig
 from davss.networks.layers import AttentionBlock, PointwiseLinear, ResnetBlock, upsample
 from davss.posterior.separator import Separator
 from davss.profiling import Workload, conv_peak, profile, time_steps
@@ -119,7 +121,7 @@ def check_against_real(sampler, noise):
 def test_work_is_that_of_a_real_separation(priors, sampler, checkpointing):
     """Two windows, whose lips are the only work that is not the U-Net's."""
     execution = SeparationConfig(checkpointing=checkpointing)
-    sampler = changed(sampler, window_seconds=0.16, overlap_seconds=0.04)
+    sampler = replace(sampler, window_seconds=0.16, overlap_seconds=0.04)
     workload = Workload(num_speakers=2, seconds=0.24)
     separator, film = Separator(*priors, sampler, "cpu", execution), []
     counted = profile(separator, workload, dry_run=True)

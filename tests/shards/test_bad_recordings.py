@@ -5,27 +5,29 @@ from __future__ import annotations
 import errno
 import os
 import re
-from fractions import Fraction
+from dataclasses import replace
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 import pandas
 import pytest
-import ray
 import soundfile
 
-from davss.config import ShardsConfig, changed
+from davss.config import ShardsConfig
 from davss.corpora import RawClip, voxceleb2, wham
 from davss.corpora.demo_face import Motion, Portrait
 from davss.corpora.demo_head import draw_identity
 from davss.errors import DavssError, StorageError
 from davss.media.decoding import require_file
+from davss.networks.eigenlips import Eigenlips
 from davss.shards.build import build_shards
+from davss.shards.manifests import write_manifests
 from davss.shards.reader import ShardReader
-from davss.shards.sample import read_recording
+from davss.shards.sample import read_mouth, read_recording
 from davss.shards.validate import validate
+from tests.media.making import write
+from tests.shards.conftest import write_shard
 
 CONFIG = ShardsConfig(sample_rate=8000, min_seconds=1.0, num_components=4)
 NUM_FRAMES, RATE = 30, 16_000
@@ -72,22 +74,8 @@ def tone(rate: int = RATE) -> np.ndarray:
 def write_mp4(path: Path, frames=None, audio=None, fps: int = 25, rate: int = RATE) -> None:
     """H.264 and AAC, or one of them."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w", format="mp4") as container:
-        if frames is not None:
-            picture = container.add_stream("libx264", rate=Fraction(fps))
-            picture.height, picture.width = frames.shape[1:3]
-            picture.pix_fmt = "yuv420p"
-        if audio is not None:
-            sound = container.add_stream("aac", rate=rate, layout="mono")
-        for frame in [] if frames is None else frames:
-            container.mux(picture.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        if frames is not None:
-            container.mux(picture.encode())
-        if audio is not None:
-            block = av.AudioFrame.from_ndarray(audio[None], "fltp", "mono")
-            block.sample_rate = rate
-            container.mux(sound.encode(block))
-            container.mux(sound.encode())
+    times = None if frames is None else np.arange(len(frames)) / fps
+    write(path, frames, None if audio is None else audio[None], rate=rate, times=times)
 
 
 def write_claiming(path: Path, audio: np.ndarray) -> None:
@@ -129,16 +117,18 @@ def write_recordings(root: Path) -> None:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> tuple[Path, Path, Path]:
-    """Root of the recordings, manifests and storage of one real build."""
+    """Root of the recordings, and manifests and storage of the shards made of them."""
     root = tmp_path_factory.mktemp("recordings")
     write_recordings(root)
-    out, storage = root.parent / "bad-out", root.parent / "bad-storage"
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    try:
-        build_shards("voxceleb2", voxceleb2.scan(root, 0.0), CONFIG, out, storage)
-    finally:
-        ray.shutdown()
-    return root, out, storage
+    clips = list(voxceleb2.scan(root, 0.0))
+    encoder = Eigenlips.fit([read_mouth(clip_of(root, "good"), CONFIG).crops], 4)
+    results = []
+    for split in ("train", "test"):
+        own = [clip for clip in clips if clip.split == split]
+        results.append(write_shard(own, f"{split}-000000", root, CONFIG, encoder))
+    (out := root / "out").mkdir()
+    write_manifests(results, out)
+    return root, out, root
 
 
 @pytest.mark.parametrize("kind", REJECTED)
@@ -179,7 +169,7 @@ def test_of_two_faces_the_talking_one_is_taken(built):
 
 
 def test_another_frame_rate_is_taken_where_wanted(built):
-    config = changed(CONFIG, resample_video=True, min_seconds=0.5)
+    config = replace(CONFIG, resample_video=True, min_seconds=0.5)
     recording = read_recording(clip_of(built[0], "30 fps"), config, True)
     assert len(recording.mouth) == NUM_FRAMES * 25 // 30
     assert recording.facts == {"source_fps": 30.0}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from davss.config import ShardsConfig, changed
+from davss.config import ShardsConfig
 from davss.corpora import RawClip
 from davss.errors import DavssError
 from davss.media.mouth import FaceQuality
@@ -50,7 +50,7 @@ def clip_of(folder: Path, audio, rate: int = 16_000, video: bool = False) -> Raw
 def test_speech_of_any_channel_and_noise_of_the_first(tmp_path, speaker):
     stereo = np.stack([np.zeros_like(TONE), TONE + 0.2], axis=1)
     raw = clip_of(tmp_path, stereo if speaker else stereo[:, ::-1])
-    clip = decode(make_sample(dataclasses.replace(raw, speaker=speaker), CONFIG, None))
+    clip = decode(make_sample(replace(raw, speaker=speaker), CONFIG, None))
     assert (clip.sample_rate, len(clip.audio), clip.lips) == (8000, 32_000, None)
     assert abs(clip.audio.mean()) < 1e-4
     assert abs(clip.audio.std() - 0.3 / np.sqrt(2)) < 1e-3
@@ -60,8 +60,8 @@ def test_speech_of_any_channel_and_noise_of_the_first(tmp_path, speaker):
 @pytest.mark.parametrize(("speaker", "power"), [("id1", 0.3**2), ("", 0.3**2 + 0.5**2)])
 def test_only_voices_lose_their_rumble(tmp_path, speaker, power):
     rumble = np.sin(2 * np.pi * 30 * np.arange(64_000) / 16_000)
-    raw = dataclasses.replace(clip_of(tmp_path, TONE + 0.5 * rumble), speaker=speaker)
-    config = dataclasses.replace(CONFIG, high_pass_hz=80.0)
+    raw = replace(clip_of(tmp_path, TONE + 0.5 * rumble), speaker=speaker)
+    config = replace(CONFIG, high_pass_hz=80.0)
     audio = decode(make_sample(raw, config, None)).audio[4000:28_000]
     assert audio.var() == pytest.approx(power / 2, rel=0.05)
 
@@ -148,7 +148,7 @@ def test_another_rate_is_taken_only_where_wanted(tmp_path, numbered):
     clip = RawClip("k", "train", "id1", "a.mp4", path, path)
     with pytest.raises(DavssError, match="a.mp4: 30 frames per second, 25 are needed; set shards"):
         read_recording(clip, CONFIG, True)
-    recording = read_recording(clip, changed(CONFIG, resample_video=True), True)
+    recording = read_recording(clip, replace(CONFIG, resample_video=True), True)
     assert recording.facts == {"source_fps": 30.0} and len(recording.mouth) == 41
 
 

@@ -4,12 +4,13 @@ the section `sampler`.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pandas
 from matplotlib.figure import Figure
 
-from davss.config import PRESETS, ExperimentConfig, SamplerConfig, changed
+from davss.config import PRESETS, ExperimentConfig, SamplerConfig
 from davss.errors import DavssError
 from davss.evaluation.material import Material, by_turns, make_row
 from davss.evaluation.plots import SI_SDR, legend
@@ -37,7 +38,7 @@ def arms(material: Material) -> list[Arm]:
             + ", ".join(known)
         )
     weight = material.sampler.guidance_weight
-    chosen = {name: changed(known[name], guidance_weight=weight) for name in config.cost_samplers}
+    chosen = {name: replace(known[name], guidance_weight=weight) for name in config.cost_samplers}
     return [Arm(name, config.noise, sampler) for name, sampler in chosen.items()]
 
 
@@ -45,14 +46,14 @@ def samplers() -> dict[str, SamplerConfig]:
     """What can be compared: the presets, and `daps` (as in fast), `pseudo` and `dps` with other
     numbers of steps and draws.
     """
-    fast, dps = PRESETS["fast"], changed(PRESETS["paper"], s_churn=10.0)
+    fast, dps = PRESETS["fast"], replace(PRESETS["paper"], s_churn=10.0)
     pseudo = SamplerConfig(name="pseudo", s_churn=10.0)
     found = dict(PRESETS)
     for steps in (5, 10, 20, 40, 100):
         for draws in (1, 4):
             name = f"{steps} × {draws}" if draws > 1 else f"{steps}"
             for family, base in (("daps", fast), ("pseudo", pseudo), ("dps", dps)):
-                found[f"{family} {name}"] = changed(base, num_steps=steps, num_samples=draws)
+                found[f"{family} {name}"] = replace(base, num_steps=steps, num_samples=draws)
     return found
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas
 from matplotlib.figure import Figure
 
-from davss.config import ExperimentConfig, changed
+from davss.config import ExperimentConfig
 from davss.evaluation.material import Material, make_row
 from davss.evaluation.mixtures import IN_VIEW
 from davss.evaluation.plots import SI_SDR, legend, row_of_axes
@@ -27,9 +28,9 @@ from davss.evaluation.trials import Arm, Trial, cross
 def plan(material: Material) -> list[Trial]:
     """Right lips at every weight; late, wrong and no lips."""
     config, sampler = material.config, material.sampler
-    weighted = changed(sampler, guidance_weight=config.lips_weight)
+    weighted = replace(sampler, guidance_weight=config.lips_weight)
     arms = [
-        Arm(f"right, w {weight:g}", config.noise, changed(sampler, guidance_weight=weight))
+        Arm(f"right, w {weight:g}", config.noise, replace(sampler, guidance_weight=weight))
         for weight in config.guidance_weights
     ]
     arms += [
@@ -37,7 +38,7 @@ def plan(material: Material) -> list[Trial]:
         for shift in config.lips_shifts
     ]
     arms.append(Arm(f"wrong, w {config.lips_weight:g}", config.noise, weighted, "wrong"))
-    arms.append(Arm("none", config.noise, changed(sampler, guidance_weight=0.0), "none"))
+    arms.append(Arm("none", config.noise, replace(sampler, guidance_weight=0.0), "none"))
     rows = [
         make_row(material, "same", index, [IN_VIEW, IN_VIEW], snr_db=config.lips_snr_db)
         for index in range(config.mixtures)
