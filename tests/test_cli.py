@@ -302,7 +302,7 @@ def test_info(folder, capsys):
 
 
 def test_a_reader_that_leaves_ends_it_without_a_word(folder):
-    command = [sys.executable, "-m", "davss.cli", "info", str(folder / "speech")]
+    command = [sys.executable, "-m", "davss", "info", str(folder / "speech")]
     reading, writing = os.pipe()
     os.close(reading)  # as `head` does when it has what it wants
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
@@ -325,7 +325,7 @@ def test_a_broken_connection_is_not_taken_for_a_reader_that_left():
 )
 def test_help_and_mistakes_answer_quickly(flags, status):
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "davss.cli", *flags],
+        [sys.executable, "-X", "importtime", "-m", "davss", *flags],
         capture_output=True,
         text=True,
     )
@@ -385,7 +385,7 @@ def test_where_nothing_temporary_can_be_written(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("closed", "recording", "status"), [([0, 1, 2], "mix.wav", 0), ([0], "-", 2), ([1], "-", 2)]
+    ("closed", "recording", "status"), [([0, 1, 2], "mix.wav", 0), ([0], "-", 2)]
 )
 def test_standard_streams_that_are_closed(folder, tmp_path, closed, recording, status):
     """As some services start programs: what is printed must not get into the next file opened."""

@@ -3,6 +3,8 @@
 Shapes: M sources · T samples · F bins · N frames.
 """
 
+from __future__ import annotations
+
 import errno
 import json
 import os
@@ -11,7 +13,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -19,18 +21,10 @@ from torch import Tensor
 from davss.errors import DavssError, StorageError
 from davss.media.audio import write_blocks
 
+if TYPE_CHECKING:
+    from davss.cli.extras import Beside
+
 REPORT, SPREAD, PREVIEW = "separation.json", "spread.npz", "preview.html"
-
-
-class Extras(Protocol):
-    """Files beside the sources: their `names`, and what writes them into a folder that holds the
-    sources, for a report.
-    """
-
-    @property
-    def names(self) -> Sequence[str]: ...
-
-    def write(self, folder: Path, report: Mapping[str, Any]) -> None: ...
 
 
 def source_files(num_speakers: int) -> list[str]:
@@ -68,7 +62,7 @@ def write_results(
     sample_rate: int,
     spread: Tensor | None,
     report: Mapping[str, Any],
-    extras: Extras | None = None,
+    extras: Beside | None = None,
 ) -> dict[str, Any]:
     """Write each source, in blocks (n,), under its name, the spread (M, F, N) of several draws, and
     the report with the names of all files, which is returned. All of them appear in `out`, or none;

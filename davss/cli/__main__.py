@@ -1,5 +1,0 @@
-"""`python -m davss.cli`."""
-
-from davss.cli import main
-
-main()
