@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Callable
@@ -31,6 +32,14 @@ def run(main: Callable[[], None], *, reads_params: bool = True) -> None:
             command = [sys.executable, "-m", "cluster.submit", "--no-commit", stage]
             os.execv(command[0], command)
         main()
+
+
+def stage_parser(name: str, doc: str | None) -> argparse.ArgumentParser:
+    """What parses the command line of the stage `name`, whose module says `doc`."""
+    description = (doc or "").split("\n\n")[0]
+    parser = argparse.ArgumentParser(prog=f"pipelines.{name}", description=description)
+    parser.add_argument("--params", default="params.yaml", help="settings (default: params.yaml)")
+    return parser
 
 
 def count_of(variable: str, what: str) -> int | None:

@@ -6,22 +6,20 @@ python -m pipelines.demo_corpus --params params.yaml --out data/demo
 
 from __future__ import annotations
 
-import argparse
 import os
 from pathlib import Path
 
 from davss.config import DemoConfig, load_section
 from davss.corpora.demo import check_recordings, write_dns, write_voxceleb2, write_wham
 from davss.storage import publish
-from pipelines import run
+from pipelines import run, stage_parser
 
 RECORDINGS = Path(__file__).parent / "demo_data"
 
 
 def main(argv: list[str] | None = None) -> None:
     """Read params section `demo` and write the corpora, all or nothing."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--params", default="params.yaml", help="params file, section demo")
+    parser = stage_parser("demo_corpus", __doc__)
     parser.add_argument("--out", type=Path, default=Path("data/demo"), help="directory to write")
     parser.add_argument("--recordings", type=Path, default=RECORDINGS, help="embedded recordings")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")

@@ -14,7 +14,6 @@ DAVSS_PEERS, noise_models compares with them.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,7 +45,7 @@ from davss.evaluation.tables import markdown
 from davss.evaluation.trials import Trial, as_frame
 from davss.networks.visual import load_visual_encoder
 from davss.storage import publish
-from pipelines import run
+from pipelines import run, stage_parser
 from pipelines.clips import open_shards, read_mixtures
 from pipelines.evaluating import PEERS, make_job, num_actors, peers_python
 
@@ -55,11 +54,8 @@ NOISES = ("wham", "dns")
 
 def main(argv: list[str] | None = None) -> None:
     """Run what is missing of one plan, and write its scores, its table and its plot."""
-    parser = argparse.ArgumentParser(
-        prog="pipelines.experiment", description=(__doc__ or "").split("\n\n")[0]
-    )
+    parser = stage_parser("experiment", __doc__)
     parser.add_argument("name", choices=get_args(ExperimentName), help="the plan")
-    parser.add_argument("--params", default="params.yaml", help="settings (default: params.yaml)")
     parser.add_argument("--limit", type=int, help="only the first N mixtures of each cell")
     text = "whose clips are mixed (default: test); what is chosen should be chosen on valid"
     parser.add_argument("--split", choices=("test", "valid"), default="test", help=text)

@@ -7,21 +7,19 @@ VoxCeleb2's test speakers with the test split of the condition's noise corpus; n
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from davss.config import SPEECH_CORPUS, MixturesConfig, load_section
 from davss.evaluation.mixtures import plan_mixtures
 from davss.storage import publish
-from pipelines import run
+from pipelines import run, stage_parser
 from pipelines.clips import open_shards
 
 
 def main(argv: list[str] | None = None) -> None:
     """Plan the mixtures of one condition."""
-    parser = argparse.ArgumentParser(prog="pipelines.mixtures", description=__doc__.split("\n")[0])
+    parser = stage_parser("mixtures", __doc__)
     parser.add_argument("condition", choices=["wham", "dns"], help="corpus the noise comes from")
-    parser.add_argument("--params", default="params.yaml", help="settings (default: params.yaml)")
     arguments = parser.parse_args(argv)
     config = load_section(arguments.params, "mixtures", MixturesConfig)
     seed = load_section(arguments.params, "seed", int)

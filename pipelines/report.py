@@ -8,7 +8,6 @@ few figures that `dvc metrics diff` and `dvc exp show` compare; the csv files ar
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 from datetime import UTC, datetime
@@ -39,7 +38,7 @@ from davss.evaluation.report.summary import (
 from davss.evaluation.scoring import COLUMNS
 from davss.storage import open_storage, publish
 from davss.training.tracking import git_revision
-from pipelines import run
+from pipelines import run, stage_parser
 from pipelines.clips import open_library, read_mixtures
 
 SPEECH = "speech"
@@ -58,10 +57,7 @@ PLOTTED = [
 
 def main(argv: list[str] | None = None) -> None:
     """Write the report of all noise models and conditions."""
-    parser = argparse.ArgumentParser(
-        prog="pipelines.report", description=(__doc__ or "").split("\n\n")[0]
-    )
-    parser.add_argument("--params", default="params.yaml", help="settings (default: params.yaml)")
+    parser = stage_parser("report", __doc__)
     params = parser.parse_args(argv).params
     models = load_section(params, "noise_models", list[str])
     priors = load_section(params, "noise_priors", list[str])

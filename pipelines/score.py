@@ -8,7 +8,6 @@ sets the number of processes (default: CPU cores).
 
 from __future__ import annotations
 
-import argparse
 import os
 from pathlib import Path
 
@@ -19,18 +18,15 @@ from davss.evaluation.records import RECORD, read_manifest
 from davss.evaluation.scoring import score_plan
 from davss.evaluation.trials import Arm, cross
 from davss.storage import open_storage, publish
-from pipelines import count_of, run
+from pipelines import count_of, run, stage_parser
 from pipelines.clips import open_library, read_mixtures
 
 
 def main(argv: list[str] | None = None) -> None:
     """Score all estimates of one noise model and condition."""
-    parser = argparse.ArgumentParser(
-        prog="pipelines.score", description=(__doc__ or "").split("\n\n")[0]
-    )
+    parser = stage_parser("score", __doc__)
     parser.add_argument("noise", help="noise model, as the separate stage was given it")
     parser.add_argument("condition", help="corpus the mixtures' noise comes from: wham, dns")
-    parser.add_argument("--params", default="params.yaml", help="settings (default: params.yaml)")
     arguments = parser.parse_args(argv)
     noise, condition = arguments.noise, arguments.condition
     processes = count_of("DAVSS_NUM_PROCESSES", "processes") or len(os.sched_getaffinity(0))

@@ -11,28 +11,24 @@ RAY_ADDRESS the cluster to run on.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from davss.config import SamplerConfig, SeparationConfig, load_section
 from davss.evaluation.runner import run_plan
 from davss.evaluation.trials import Arm, Trial, cross
 from davss.storage import publish
-from pipelines import run
+from pipelines import run, stage_parser
 from pipelines.clips import open_library, read_mixtures
 from pipelines.evaluating import make_job, num_actors
 
 
 def main(argv: list[str] | None = None) -> None:
     """Separate all mixtures of one condition with one noise model."""
-    parser = argparse.ArgumentParser(
-        prog="pipelines.separate", description=(__doc__ or "").split("\n\n")[0]
-    )
+    parser = stage_parser("separate", __doc__)
     parser.add_argument(
         "noise", help="corpus a noise prior was trained on (wham, dns), or nmf, gaussian, none"
     )
     parser.add_argument("condition", help="corpus the mixtures' noise comes from: wham, dns")
-    parser.add_argument("--params", default="params.yaml", help="settings (default: params.yaml)")
     arguments = parser.parse_args(argv)
     noise, condition = arguments.noise, arguments.condition
     sampler = load_section(arguments.params, "sampler", SamplerConfig)

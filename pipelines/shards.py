@@ -7,7 +7,6 @@ Shards go to $DAVSS_STORAGE (or ./storage); the stage's outputs name them by sha
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
@@ -18,7 +17,7 @@ from davss.shards.build import build_shards
 from davss.shards.encoders import given_encoder
 from davss.shards.sheets import Watched, write_sheets
 from davss.storage import open_storage
-from pipelines import run
+from pipelines import run, stage_parser
 
 
 def scan(corpus: str, corpus_config: CorpusConfig, config: ShardsConfig) -> Iterator[RawClip]:
@@ -36,9 +35,8 @@ def scan(corpus: str, corpus_config: CorpusConfig, config: ShardsConfig) -> Iter
 
 def main(argv: list[str] | None = None) -> None:
     """Build the shards of one corpus."""
-    parser = argparse.ArgumentParser(prog="pipelines.shards", description=__doc__.split("\n")[0])
+    parser = stage_parser("shards", __doc__)
     parser.add_argument("corpus", choices=get_args(Corpus))
-    parser.add_argument("--params", default="params.yaml", help="settings (default: params.yaml)")
     arguments = parser.parse_args(argv)
     corpus = arguments.corpus
     corpus_config = load_section(arguments.params, f"corpora.{corpus}", CorpusConfig)

@@ -9,7 +9,6 @@ the number of Ray Train workers (4, or elastic: 1-4), WANDB_MODE and WANDB_API_K
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import logging
@@ -25,7 +24,7 @@ from davss.storage import publish
 from davss.training import checkpoint, ema, launch, tracking
 from davss.training.job import TrainingJob
 from davss.training.warm_start import warm_start
-from pipelines import run
+from pipelines import run, stage_parser
 from pipelines.plan_training import add_flags, dry_run
 from pipelines.training_job import make_job
 
@@ -34,11 +33,8 @@ log = logging.getLogger("davss.train_prior")
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line of the stage."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser = stage_parser("train_prior", __doc__)
     parser.add_argument("name", help="speech, or the noise corpus: wham, dns")
-    parser.add_argument(
-        "--params", default="params.yaml", help="params file (default: %(default)s)"
-    )
     add_flags(parser)
     arguments = parser.parse_args(argv)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
