@@ -50,7 +50,7 @@ docs: $(STAMP) ## the documentation site, build/docs/index.html
 	NO_MKDOCS_2_WARNING=1 python -m mkdocs build --strict
 
 test: $(STAMP) browser ## the test suite
-	python -m pytest -m "not slow" -n $(TEST_WORKERS) --dist loadfile
+	python -m pytest -m "not slow" -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-slow: $(STAMP) browser ## the tests that take minutes
 	python -m pytest -m slow

@@ -18,6 +18,26 @@ os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
 
 from tests import s3_server  # noqa: E402
 
+# Files of few tests that take long, for they start Ray, DVC, W&B or a server. A worker takes a file
+# at a time: begun last, one of them would keep all others waiting.
+FIRST = (
+    *("cluster/test_submit", "pipelines/test_dvc", "training/test_train_stage"),
+    *("training/test_tracking", "training/test_exact", "shards/test_s3_shards", "test_install"),
+    *("serving/test_server", "serving/test_page", "storage/", "evaluation/test_runner"),
+    *("shards/test_build", "shards/test_braven_corpus", "shards/test_bad_recordings"),
+    *("test_ray_session", "shards/test_fuzz", "posterior/test_separator", "training/test_loop"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files of FIRST come first, in that order."""
+
+    def place(item: pytest.Item) -> int:
+        name = item.nodeid.partition("tests/")[2]
+        return next((k for k, first in enumerate(FIRST) if name.startswith(first)), len(FIRST))
+
+    items.sort(key=place)
+
 
 @pytest.fixture(scope="session")
 def s3_process(tmp_path_factory) -> Iterator[int]:
