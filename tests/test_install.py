@@ -80,12 +80,10 @@ def test_every_command_works_or_names_the_extra(tmp_path):
     (tmp_path / "manifests").mkdir()
     for command in (
         "separate x.wav --out out --num-steps 1 --num-samples 1",
-        "info small-speech",
-        "convert out/speaker_1.wav prior",
         "profile --nf 8 --dry-run",
     ):
         done = run(tmp_path, "-m", "davss", *command.split())
-        assert done.returncode == 0 or "a wav recording" in done.stderr, done.stderr
+        assert done.returncode == 0, done.stderr
     for command in (
         "davss score --estimates . --references .",
         "davss validate manifests --storage .",

@@ -98,11 +98,6 @@ def test_sections_of_the_method_exist():
         assert set(named) <= sections, path
 
 
-@pages
-def test_no_placeholder_is_left(page):
-    assert "{{" not in page.read_text()
-
-
 def test_python_in_the_pages_is_python():
     for page in PAGES:
         for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S):

@@ -77,16 +77,6 @@ def test_links_to_the_repository_become_links_of_the_site():
         there("[x](../../dvc.yaml)")
 
 
-def test_numbers_of_equations_come_first():
-    text = (
-        "Sum:\n\n    y = Σ x_i    (1)  P\n      for all i\n    z = 0      (12) P, L\n\nText (3)\n"
-    )
-    moved = "    (1)  P     y = Σ x_i\n                 for all i\n    (12) P, L  z = 0\n"
-    assert reference.BLOCK.sub(reference.numbers_first, text) == f"Sum:\n\n{moved}\nText (3)\n"
-    plain = "    W and H begin at random.\n"
-    assert reference.BLOCK.sub(reference.numbers_first, plain) == plain
-
-
 @pytest.mark.slow
 def test_the_site_is_built_without_a_warning_and_loads_nothing(tmp_path):
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site"]

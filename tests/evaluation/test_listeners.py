@@ -39,18 +39,6 @@ def test_error_rates_are_those_of_the_books():
     assert listeners.words_of("Don’t  stop_it — 42!") == ["don’t", "stop", "it", "42"]
 
 
-def test_error_rates_agree_with_jiwer():
-    jiwer = pytest.importorskip("jiwer")
-    rng = np.random.default_rng(0)
-    for _ in range(50):
-        said, heard = (
-            " ".join(rng.choice(["one", "two", "three", "four"], rng.integers(1, 9))) for _ in "ab"
-        )
-        found = listeners.error_rates(heard, said)
-        assert found["wer"] == pytest.approx(jiwer.wer(said, heard))
-        assert found["cer"] == pytest.approx(jiwer.cer(said, heard))
-
-
 @needs("dnsmos")
 @pytest.mark.parametrize("seconds", [2.8, 9.5, 12.3])
 def test_dnsmos_agrees_with_its_package(seconds):

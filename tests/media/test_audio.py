@@ -73,7 +73,7 @@ def test_speech_in_any_channel(tmp_path, name, channels, warning, kept) -> None:
     assert abs(level - np.sqrt(np.mean(kept**2))) < 0.005
 
 
-@pytest.mark.parametrize(("old", "new"), [(47_999, 16_000), (16_000, 47_999), (384_000, 4001)])
+@pytest.mark.parametrize(("old", "new"), [(47_999, 16_000), (384_000, 4001), (16_000, 8000)])
 def test_resampling_at_any_ratio_is_bounded(old, new) -> None:
     """torchaudio's filters of 47,999 Hz would take 9.6 GB."""
     time = np.arange(old // 2) / old
@@ -82,14 +82,6 @@ def test_resampling_at_any_ratio_is_bounded(old, new) -> None:
     assert found.shape == (2, math.ceil(len(tone) * new / old))
     expected = np.sin(2 * np.pi * 440 * np.arange(found.shape[1]) / new)
     assert np.abs(found - expected)[:, 100:-100].max() < 0.01
-
-
-def test_resampling_keeps_a_tone_and_its_level() -> None:
-    tone = np.sin(2 * np.pi * 440 * np.arange(RATE) / RATE).astype(np.float32)
-    half = resample(tone, RATE, 8000)
-    expected = np.sin(2 * np.pi * 440 * np.arange(8000) / 8000)
-    assert half.shape == (8000,)
-    assert np.abs(half - expected)[100:-100].max() < 0.01
 
 
 def test_audio_of_an_mp4_is_aligned_with_what_was_written(tmp_path: Path) -> None:
@@ -114,32 +106,6 @@ def test_non_finite_samples_are_refused(tmp_path: Path, value: float) -> None:
     with pytest.raises(DavssError, match="y.wav: audio has NaN or infinite samples"):
         read_audio(tmp_path / "y.wav")
     assert not (tmp_path / "x.wav").exists()
-
-
-def test_missing_empty_and_foreign_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DavssError, match="none.wav: no such file"):
-        read_audio(tmp_path / "none.wav")
-    for name, content, message in (
-        ("zero.wav", b"", "the file is empty"),
-        ("zero.mp4", b"", "the file is empty"),
-        ("text.wav", b"hello" * 100, "not a recording that can be read"),
-        ("text.mp4", b"hello" * 100, "not a recording that can be read"),
-    ):
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(DavssError, match=message) as caught:
-            read_audio(tmp_path / name)
-        assert name in str(caught.value) and "\n" not in str(caught.value)
-    soundfile.write(tmp_path / "none.wav", np.zeros(0), RATE)
-    with pytest.raises(DavssError, match="holds no audio samples"):
-        read_audio(tmp_path / "none.wav")
-
-
-def test_a_truncated_mp4_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    whole = clip(tmp_path / "x.mp4", noise(2.0)).read_bytes()
-    (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DavssError, match="cut.mp4: breaks off before its index"):
-        read_audio(tmp_path / "cut.mp4")
-    assert capfd.readouterr().err == ""  # FFmpeg's own log stays silent
 
 
 def test_silence_is_told_apart() -> None:

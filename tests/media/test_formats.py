@@ -137,13 +137,16 @@ def test_covers_and_foreign_files(tmp_path) -> None:
     for name, content, message in (
         ("list.m3u8", b"#EXTM3U\n#EXTINF:1,\nx.mp4\n", "not a recording that can be read"),
         ("page.wav", b"<!doctype html><html>" * 50, "a web page; the download went wrong"),
+        ("empty.mp4", b"", "the file is empty"),
+        ("text.wav", b"hello" * 100, "not a recording that can be read"),
         ("lfs.wav", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(DavssError, match=f"{name}: .*{message}"):
             read_audio(tmp_path / name)
-    with pytest.raises(DavssError, match="a folder; give a file"):
-        read_audio(tmp_path)
+    for path, message in ((tmp_path, "a folder; give a file"), (tmp_path / "x", "no such file")):
+        with pytest.raises(DavssError, match=message):
+            read_audio(path)
 
 
 @pytest.mark.parametrize("seconds", [0.1, 0.333, 1.0])

@@ -145,14 +145,6 @@ def test_is_frozen(small, frames):
     assert statistics == zlib.crc32(small.frontend.frontend3D[1].running_mean.numpy().tobytes())
 
 
-def test_preprocess_crops_the_centre_and_normalises():
-    clip = crops(0, 3)
-    frames = braven.preprocess(clip)
-    assert frames.shape == (3, 88, 88) and frames.dtype == torch.float32
-    expected = (clip[:, 4:92, 4:92].astype(np.float64) / 255 - 0.421) / 0.165
-    np.testing.assert_allclose(frames.numpy(), expected, atol=1e-6)
-
-
 def test_encode_is_the_network_on_preprocessed_crops(small):
     clips = [crops(seed, num_frames) for seed, num_frames in enumerate((5, 12, 3))]
     batch = small.encode_batch(clips)

@@ -34,12 +34,6 @@ def test_features_have_unit_variance_on_the_training_split(encoder):
     np.testing.assert_allclose(features.std(axis=0), 1, rtol=0.05)
 
 
-def test_second_half_is_the_first_difference(encoder):
-    features = encoder(mouth(50)[0]) / encoder.scale
-    np.testing.assert_allclose(np.diff(features[:, :8], axis=0), features[1:, 8:], atol=1e-3)
-    assert np.all(features[0, 8:] == 0)
-
-
 def test_the_opening_of_an_unseen_mouth_can_be_read_off(encoder):
     train = [mouth(seed) for seed in range(12)]
     inputs = np.concatenate([encoder(crops)[:, :8] for crops, _ in train])

@@ -108,16 +108,6 @@ def test_noise_is_fitted_to_what_speech_leaves(other):
     assert reached > given + 3 and reached > 7
 
 
-def test_the_settings_that_were_published_are_for_another_domain():
-    """With them the prior outweighs the mixture here, which is why they are not the defaults."""
-    speech, denoise = bursts(4, seed=5)
-    mixture = speech + oracle.draw_sources(4, seed=3)[:, 0]
-    published = replace(ADAPTED, likelihood_every=2, corrector=0.5)
-    both = [sample(denoise, mixture, 1, c, generators(4))[:, 0] for c in (ADAPTED, published)]
-    adapted, unchanged = (si_sdr(one, speech).mean() for one in both)
-    assert adapted > unchanged + 6
-
-
 def test_items_do_not_influence_each_other():
     mixture = oracle.draw_sources(3, seed=6).sum(dim=1)
     together = separate(mixture, ADAPTED, 0, 1)

@@ -18,8 +18,9 @@ from davss.corpora import RawClip, voxceleb2
 from davss.diffusion.prior import SpeechPrior, load_prior, save_prior
 from davss.errors import DavssError
 from davss.media.audio import read_audio
-from davss.networks.visual import BravenLips, load_visual_encoder
+from davss.networks.visual import BravenLips, load_visual_encoder, save_visual_encoder
 from davss.shards.build import build_shards
+from davss.shards.manifests import write_manifests
 from davss.shards.reader import ShardReader
 from davss.shards.sample import read_mouth
 from davss.shards.validate import validate
@@ -28,6 +29,7 @@ from pipelines.demo_corpus import main as write_demo_corpus
 from pipelines.shards import main as shards_stage
 from tests.networks.braven_small import write_checkpoint
 from tests.priors import INFO, make_noise_prior
+from tests.shards.conftest import write_shard
 
 DEMO = {
     "dev_speakers": ["en_allison_f"],
@@ -68,7 +70,15 @@ def build(work: Path, name: str):
 
 @pytest.fixture(scope="module")
 def shards(work):
-    return build(work, "shards")
+    """Manifests and storage of what the writer makes of them, without Ray."""
+    out, storage, encoder = work / "shards", work / "st", BravenLips.of(work / "braven.pth")
+    results = []
+    for split in ("train", "test"):
+        own = [clip for clip in clips(work) if clip.split == split]
+        results.append(write_shard(own, f"{split}-000000", storage, config(work), encoder))
+    save_visual_encoder(encoder, out)
+    write_manifests(results, out)
+    return out, storage
 
 
 def test_shards_hold_features_of_the_checkpoint(work, shards):
@@ -84,28 +94,27 @@ def test_shards_hold_features_of_the_checkpoint(work, shards):
 
 
 @pytest.mark.slow
-def test_an_actor_on_a_gpu_writes_the_same(work, shards):
+def test_an_actor_on_a_gpu_writes_the_same(work):
+    first = build(work, "first")
     ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False)  # Ray only counts it
     try:
         again = build(work, "again")
     finally:
         ray.shutdown()
     for split in ("train", "test"):
-        first, second = (
-            pandas.read_parquet(out / f"{split}.parquet") for out, _ in (shards, again)
-        )
-        assert list(first.sha256) == list(second.sha256)
+        one, other = (pandas.read_parquet(out / f"{split}.parquet") for out, _ in (first, again))
+        assert list(one.sha256) == list(other.sha256)
 
 
 @pytest.mark.slow
-def test_a_checkpoint_that_moves_changes_nothing(work, shards):
+def test_a_checkpoint_that_moves_changes_nothing(work):
+    _, storage = build(work, "still")
     moved = (work / "braven.pth").replace(work / "moved.pth")
-    before = {path: path.stat().st_mtime_ns for path in shards[1].rglob("*.tar")}
-    build_shards(
-        "voxceleb2", clips(work), config(work, braven_checkpoint=str(moved)), work / "x", shards[1]
-    )
+    before = {path: path.stat().st_mtime_ns for path in storage.rglob("*.tar")}
+    settings = config(work, braven_checkpoint=str(moved))
+    build_shards("voxceleb2", clips(work), settings, work / "x", storage)
     moved.replace(work / "braven.pth")
-    assert {path: path.stat().st_mtime_ns for path in shards[1].rglob("*.tar")} == before
+    assert {path: path.stat().st_mtime_ns for path in storage.rglob("*.tar")} == before
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ VALUES = (
     "a\nb",
 )
 VALUES += ("é" * 200,)
-CALLS = 25
+CALLS = 12
 
 
 @pytest.fixture

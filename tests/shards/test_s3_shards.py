@@ -29,7 +29,7 @@ from tests import s3_server
 from tests.shards.conftest import training_of
 
 CONFIG = ShardsConfig(sample_rate=8000, min_seconds=1.0, shard_megabytes=0.1)
-COUNTS = {"train": 20, "valid": 3, "test": 3}
+COUNTS = {"train": 9, "valid": 2, "test": 3}
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_bucket_and_folder_hold_the_same(raw, s3, tmp_path, monkeypatch, capsys)
     ]
     store = S3Store.of_url(f"s3://{s3.bucket}/davss", Cache(tmp_path / "cache"))
     summary = build(raw, tmp_path / "out", store)
-    assert (summary.clips, summary.rejects) == (25, 1)
+    assert (summary.clips, summary.rejects) == (13, 1)
     build(local, tmp_path / "local", tmp_path / "st")
     assert tables(tmp_path / "out") == tables(tmp_path / "local")
     rejects = pandas.read_parquet(tmp_path / "out/rejects.parquet")

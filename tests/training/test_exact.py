@@ -53,12 +53,12 @@ def stops_after(count: int):
 @pytest.mark.parametrize("max_batch", [pytest.param(None, marks=pytest.mark.slow), 3])
 def test_bit_equal_after_any_interruption(project, monkeypatch, losses, max_batch):
     write_corpus("voxceleb2", True, monkeypatch)
-    write_params(project, max_batch_per_worker=max_batch, total_samples=32)
+    write_params(project, max_batch_per_worker=max_batch, total_samples=20)
     loop.train(job_of(project / "whole"))
     undisturbed = dict(losses)
-    assert sorted(undisturbed) == list(range(4, 36, 4))
+    assert sorted(undisturbed) == list(range(4, 24, 4))
     losses.clear()
-    for count in (3, 1, 2):
+    for count in (2, 1):
         assert not loop.train(job_of(project / "halves"), should_stop=stops_after(count))
     assert loop.train(job_of(project / "halves"))
     assert losses == undisturbed
