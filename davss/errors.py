@@ -7,10 +7,13 @@ import re
 import select
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 
+# As NumPy, torch, CUDA, the system and its loader of libraries say that there is no memory.
+NO_MEMORY = re.compile("[Oo]ut of memory|allocate memory|bad_alloc|failed to map segment")
 NO_TEMPORARY = "No usable temporary directory"  # as tempfile says it
 CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 # What a disk or share answers that fails, whatever is asked of it, and a system out of files.
@@ -63,6 +66,29 @@ def outages_explained(path: object) -> Iterator[None]:
         raise outage(error, path) from None
 
 
+@contextmanager
+def memory_explained(path: object = "") -> Iterator[None]:
+    """Turn the errors of whatever finds no memory into a StorageError that names `path`."""
+    try:
+        yield
+    except (MemoryError, RuntimeError, ImportError, OSError) as error:
+        if not isinstance(error, MemoryError) and not NO_MEMORY.search(str(error)):
+            raise
+        reason = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0]
+        raise StorageError(
+            f"{f'{path}: ' if path else ''}out of memory ({reason}); free some, allow this process "
+            "more, or on a GPU take a smaller batch size"
+        ) from None
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as `timeout`, `docker stop` and batch systems send it, or SIGHUP."""
+
+
+def _terminate(*_: object) -> None:
+    raise Terminated
+
+
 def how_to_install(extra: str = "workflow") -> str:
     """What to do where a package of an extra is missing."""
     return f"install davss with its extra: `pip install '.[{extra}]'` in the clone"
@@ -78,17 +104,23 @@ def require_packages(*names: str, extra: str = "workflow") -> None:
 
 @contextmanager
 def ending_in_one_line() -> Iterator[None]:
-    """Exit with one line and status 2 for what the user can fix, with 130 on Ctrl-C.
+    """Exit with one line and status 2 for what the user can fix, with 130 on Ctrl-C, and with 143
+    on SIGTERM and when the terminal is closed: what is temporary is removed then as well.
 
     Output that nobody reads any more, as in `davss info PRIOR | head -1`, ends it with 141 and
     without a word, as in other programs. Characters that the terminal cannot show are escaped.
     """
     _open_standard_streams()
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores one
+                signal.signal(number, _terminate)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        yield
+        with memory_explained():
+            yield
         sys.stdout.flush()
     except DavssError as error:
         say(f"error: {error}")
@@ -98,6 +130,9 @@ def ending_in_one_line() -> Iterator[None]:
             raise
         say(f"error: this needs the Python package {error.name}; {how_to_install()}")
         sys.exit(2)
+    except Terminated:
+        print("terminated", file=sys.stderr)
+        sys.exit(128 + signal.SIGTERM)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
@@ -120,6 +155,14 @@ def ending_in_one_line() -> Iterator[None]:
         where = error.filename or "standard output or a temporary file"
         say(f"error: {where}: no space left on this disk; free some")
         sys.exit(2)
+
+
+def require_current_folder() -> None:
+    """DavssError in a folder that has been removed, in which libraries end without a reason."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise DavssError("the current folder has been removed; change to another") from None
 
 
 def _open_standard_streams() -> None:

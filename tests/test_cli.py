@@ -1,11 +1,14 @@
 """`davss separate`, `info` and `validate` as their user runs them."""
 
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -372,6 +375,74 @@ def test_any_terminal_shows_any_name(folder):
     done = subprocess.run(command, capture_output=True, env=environment)
     shown = "größe".encode("ascii", errors="backslashreplace")
     assert done.returncode == 2 and done.stderr.startswith(b"error: " + shown + b": no prior here")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 2.19 GiB for an array with shape (589064194,)"),
+        RuntimeError("CUDA out of memory. Tried to allocate 314.00 MiB. GPU 0 has 2.00 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+        ImportError("libtorch_cuda.so: failed to map segment from shared object"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+    ],
+)  # fmt: skip
+def test_too_little_memory_is_one_line_and_the_next_recording_goes_on(
+    folder, tmp_path, monkeypatch, capsys, error
+):
+    def fail(recording, **settings):
+        if recording.name == "a.wav":
+            raise error
+        return {"files": []}
+
+    for name in ("a.wav", "b.wav"):
+        shutil.copy(folder / "mix.wav", tmp_path / name)
+    monkeypatch.setattr("davss.cli.application.separate_file", fail)
+    with pytest.raises(SystemExit) as end:
+        main(["separate", str(tmp_path), "--out", str(tmp_path / "out")])
+    first, last = capsys.readouterr().err.splitlines()
+    assert end.value.code == 2 and first.startswith(f"error: {tmp_path / 'a.wav'}: out of memory (")
+    assert first.endswith(
+        "); free some, allow this process more, or on a GPU take a smaller batch size"
+    )
+    assert last == "error: 1 of 2 recordings were not separated; see above"
+
+
+def test_other_errors_are_not_taken_for_too_little_memory():
+    with pytest.raises(RuntimeError, match="shapes"), ending_in_one_line():
+        raise RuntimeError("shapes do not fit; nothing to allocate")
+
+
+def test_a_request_to_end_removes_what_is_temporary(folder, tmp_path, monkeypatch, capsys):
+    """As of `timeout`, `docker stop` and batch systems."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    os.mkfifo(tmp_path / "fifo")
+    content = (folder / "mix.wav").read_bytes()
+    threading.Thread(target=(tmp_path / "fifo").write_bytes, args=[content], daemon=True).start()
+    handler = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        monkeypatch.setattr(
+            "davss.cli.application.read_recording", lambda *_: signal.raise_signal(signal.SIGTERM)
+        )
+        with pytest.raises(SystemExit) as end:
+            main(["separate", str(tmp_path / "fifo"), "--out", str(tmp_path / "out")])
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert end.value.code == 128 + signal.SIGTERM
+    assert capsys.readouterr().err == "terminated\n"
+    assert os.listdir(tmp_path) == ["fifo"]
+
+
+def test_a_current_folder_that_was_removed(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(SystemExit) as end:
+        main(["separate", "x.wav", "--out", "out"])
+    said = capsys.readouterr().err
+    assert (end.value.code, said) == (
+        2, "error: the current folder has been removed; change to another\n"
+    )  # fmt: skip
 
 
 def test_where_nothing_temporary_can_be_written(capsys, monkeypatch):

@@ -32,13 +32,20 @@ from davss.cli.jobs import add_jobs
 from davss.cli.scores import add_score
 from davss.cli.serve import add_serve
 from davss.config import DiffusionConfig, NetworkConfig
-from davss.errors import DavssError, ending_in_one_line, say
+from davss.errors import (
+    DavssError,
+    ending_in_one_line,
+    memory_explained,
+    require_current_folder,
+    say,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the command `davss`."""
     with ending_in_one_line():
         arguments = build_parser().parse_args(argv)
+        require_current_folder()
         arguments.run(arguments)
 
 
@@ -178,7 +185,8 @@ def _separate(arguments: argparse.Namespace) -> None:
     failed = 0
     for recording, out in places:
         try:
-            report = separate_file(recording, out, arguments)
+            with memory_explained(recording):
+                report = separate_file(recording, out, arguments)
         except DavssError as error:
             if len(places) == 1:
                 raise
