@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from davss.cli.flags import Help, path
@@ -52,6 +53,8 @@ def _score(arguments: argparse.Namespace) -> None:
         raise DavssError(f"--processes {arguments.processes}: give 1 or more")
     from davss.evaluation import folders, listeners  # torch is imported only when there is work
 
+    if arguments.csv:
+        _require_writable(arguments.csv)
     chosen = _metrics(arguments.metrics)
     recordings = folders.match(arguments.estimates, arguments.references, arguments.mixtures)
     heard = [name for name in chosen if name != "perceptual"]
@@ -73,6 +76,18 @@ def _score(arguments: argparse.Namespace) -> None:
         say(f"note: {row['name']} ({row['source']}): {row['error']}")
     if len(failed):
         raise DavssError(f"{len(failed)} of {len(rows)} sources were not scored; see above")
+
+
+def _require_writable(path: Path) -> None:
+    """Raise DavssError unless a table can be written there, in place of no recording or folder."""
+    from davss.cli.output import staging_folder
+    from davss.media.decoding import SUFFIXES
+
+    if path.is_dir() or path.suffix.lower() in SUFFIXES:
+        kind = "a folder" if path.is_dir() else "the name of a recording"
+        raise DavssError(f"--csv {path}: {kind}; give the name of a table, such as scores.csv")
+    with staging_folder(path.parent, f"--csv {path}"):
+        pass
 
 
 def _metrics(given: list[str] | None) -> list[str]:

@@ -207,8 +207,9 @@ def _attempt(
     # Both packages raise errors of their own, ValueErrors and warnings for signals they cannot
     # rate.
     except Exception as error:
-        text = error.args[0] if error.args else type(error).__name__
-        reasons[name] = text.decode() if isinstance(text, bytes) else str(text).split(". ")[0]
+        text = error.args[0] if error.args else ""
+        text = text.decode() if isinstance(text, bytes) else str(error).split(". ")[0]
+        reasons[name] = text or type(error).__name__
         return math.nan
 
 
@@ -234,5 +235,8 @@ def _estoi(clean: np.ndarray, signal: np.ndarray, sample_rate: int) -> float:
 
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)  # too short: a warning and a made-up 1e-5
-        value = stoi(clean, signal, sample_rate, extended=True)
+        try:
+            value = stoi(clean, signal, sample_rate, extended=True)
+        except IndexError:  # not a single frame
+            raise ValueError("Not enough STFT frames") from None
     return round(float(value), 6)  # pystoi adds random numbers of the size of a rounding error

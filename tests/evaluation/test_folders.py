@@ -186,6 +186,22 @@ def test_refusals(place, capsys):
         folders.match(Path("est"), Path("ref"))
 
 
+def test_a_table_replaces_no_folder_and_no_recording(place, capsys):
+    for folder in ("est", "ref"):
+        write(place / folder / "a.wav", sound(0))
+    before = (place / "est" / "a.wav").read_bytes()
+    for name, why in (
+        ("est", "a folder"),
+        ("est/a.wav", "the name of a recording"),
+        ("/dev/null/a.csv", "cannot be written"),
+    ):
+        with pytest.raises(SystemExit):
+            score("--csv", name)
+        said = capsys.readouterr().err
+        assert len(said.splitlines()) == 1 and f"error: --csv {name}: {why}" in said
+    assert (place / "est" / "a.wav").read_bytes() == before
+
+
 def test_what_is_not_installed_is_said_in_one_line(place, capsys, monkeypatch):
     from davss.evaluation import listeners
 

@@ -84,6 +84,8 @@ def test_score_is_nan_with_a_reason_where_a_metric_does_not_exist():
     assert math.isfinite(result["si_sdr"])
     assert math.isnan(result["pesq"]) and math.isnan(result["estoi"])
     assert "1/4 of a second" in reasons["pesq"] and "STFT frames" in reasons["estoi"]
+    metrics.score(*(s[:100] for s in signals()), 16000, reasons=reasons)
+    assert "STFT frames" in reasons["estoi"]
 
     reasons = {}
     estimate, _, mixture = signals()
