@@ -260,7 +260,7 @@ def _given(path: Path, frames: Frames) -> tuple[list[Person], list[dict[str, Any
 def read_faces(path: Path) -> list[dict[str, Any]]:
     """The faces of a separation.json, or a list of them; DavssError says what is wrong with it."""
     try:
-        content = json.loads(require_file(path).read_text())
+        content = json.loads(require_file(path).read_text("utf-8-sig"))
     except ValueError:
         raise DavssError(f"{path}: not JSON; give the separation.json of an earlier run") from None
     rows = content.get("faces") if isinstance(content, dict) else content

@@ -3,11 +3,13 @@
 Two forms are read. That of FlowAVSE is a pickled list of dictionaries, `identifier1` and
 `identifier2`, each `idXXXXX/<video>/000NN`; it is taken apart without running any of it: a pickle
 of anything but dictionaries of texts is refused. The other is text, a pair a line, the two clips
-set apart by a blank, comma or tab. Clips may come with folders before them and an ending.
+set apart by a blank, comma, semicolon or tab. Clips may come with folders before them and an
+ending.
 """
 
 from __future__ import annotations
 
+import codecs
 import io
 import pickle
 import re
@@ -70,7 +72,7 @@ def keys_of(path: str | Path, clips: pandas.DataFrame, usable: Collection[str]) 
 
 
 def _name(text: str) -> str | None:
-    found = _CLIP.search(text)
+    found = _CLIP.search(text.replace("\\", "/"))
     return found.group(1) if found else None
 
 
@@ -84,12 +86,13 @@ def _two_clips(path: Path, line: int, names: list[str]) -> tuple[str, str]:
 
 
 def _lines(path: Path, content: bytes) -> list[tuple[int, list[str]]]:
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # as of PowerShell
     try:
-        lines = content.decode().splitlines()
+        lines = content.decode("utf-16" if wide else "utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise DavssError(f"{path}: neither text nor a list of FlowAVSE; {_MEND}") from None
-    rows = [(number, re.split(r"[\s,]+", line.strip())) for number, line in enumerate(lines, 1)]
-    return [(number, names) for number, names in rows if names != [""]]
+    rows = [(number, re.findall(r"[^\s,;\"]+", line)) for number, line in enumerate(lines, 1)]
+    return [(number, names) for number, names in rows if names]
 
 
 class _Plain(pickle.Unpickler):

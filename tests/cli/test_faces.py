@@ -119,13 +119,14 @@ def test_faces_given_back_as_they_are_change_nothing(folder, tmp_path, capsys):
     [
         ("hello", "faces.json: not JSON"),
         ("{}", "faces.json: no list of faces"),
+        ("\ufeff{}", "faces.json: no list of faces"),  # as Notepad saves it
         ('[{"times": [[0, 1]]}]', "faces.json: face 0: give times"),
         ('[{"times": [[0, 1]], "boxes": [[0, 1, 2, 0, 0]]}]', "face 0: a box has no size"),
         ('[{"times": [[0, 1]], "boxes": [[0, 0, 0, 9, 9]]}]', "face 0: no face is found there"),
     ],
 )
 def test_faces_that_cannot_be_used_are_one_line(folder, tmp_path, capsys, content, message):
-    (tmp_path / "faces.json").write_text(content)
+    (tmp_path / "faces.json").write_text(content, "utf-8")
     with pytest.raises(SystemExit):
         separate(folder, "two.mp4", tmp_path / "out", "--faces", str(tmp_path / "faces.json"))
     said = capsys.readouterr().err.strip().splitlines()

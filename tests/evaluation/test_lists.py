@@ -49,6 +49,10 @@ def as_pickle(pairs) -> bytes:
 FORMS = {
     "flowavse": as_pickle(PAIRS),
     "text": "\n".join(f"{one} {two}" for one, two in PAIRS).encode(),
+    "Excel": "\r\n".join(f'"{one}";"{two}"' for one, two in PAIRS).encode("utf-8-sig"),
+    "PowerShell": "\r\n".join(f"{one},{two}" for one, two in PAIRS)
+    .replace("/", "\\")
+    .encode("utf-16"),
     "csv": "\r\n".join(f"/data/test/wav/{a}.wav, mp4/{b}.mp4\r\n" for a, b in PAIRS).encode(),
 }
 
