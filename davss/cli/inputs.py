@@ -134,7 +134,8 @@ def read_recording(path: Path, channel: int | None = None) -> Recording:
         recording.warnings.append(f"{sound.missing}; separating what there is")
     if sound.tracks > 1:
         recording.warnings.append(
-            f"{path}: {sound.tracks} tracks of sound, one is separated; all together: "
+            f"{path}: {sound.tracks} tracks of sound, number {sound.track} is separated; another: "
+            "`ffmpeg -i IN -map '0:v?' -map 0:a:NUMBER -c copy OUT.mkv`, all together: "
             f"`ffmpeg -i IN -filter_complex amix=inputs={sound.tracks}:normalize=0 OUT.wav`"
         )
     if sound.missing and np.ptp(audio) <= SILENCE:

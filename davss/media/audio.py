@@ -43,7 +43,8 @@ class Sound:
 
     `start` is when the first one is heard, in s on the file's own clock; `missing` says in words
     what the file promises and does not hold, "" if it is whole. Of `tracks`, which are heard
-    together, it is the main one, or if that is silent the next.
+    together, it is the main one, or if that is silent the next: `track` is its number, from 0 on,
+    and language.
     """
 
     path: Path
@@ -52,6 +53,7 @@ class Sound:
     start: float = 0.0
     missing: str = ""
     tracks: int = 1
+    track: str = "0"
 
     def mono(self, channel: int | None = None) -> tuple[np.ndarray, str]:
         """One channel (T,), from 0 on, or the mean of those that are not silent; and a warning,
@@ -293,7 +295,10 @@ def _read_container(path: Path, track: int, options: dict[str, str]) -> Sound:
             missing = ENDLESS.format(path)
         elif packets.lost:
             missing = f"{path}: damaged: {packets.lost} packets of its sound cannot be decoded"
-    return Sound(path, samples, rate, start, missing, len(streams))
+        number = [one.index for one in container.streams.audio].index(packets.stream.index)
+        language = packets.stream.metadata.get("language", "und")
+    name = f"{number}" if language == "und" else f"{number} ({language})"
+    return Sound(path, samples, rate, start, missing, len(streams), name)
 
 
 def _missing(path: Path, promised: float, there: int, rate: int) -> str:

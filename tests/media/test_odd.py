@@ -332,8 +332,9 @@ def test_of_several_tracks_one_that_is_heard_is_taken(tmp_path, silent) -> None:
     path, sound = tmp_path / "x.mkv", [noise(), noise()]
     sound[silent] = 0 * sound[silent]
     with av.open(str(path), "w") as target:
-        for _ in sound:
-            target.add_stream("pcm_s16le", rate=RATE, layout="mono")
+        for language in ("eng", "deu"):
+            stream = target.add_stream("pcm_s16le", rate=RATE, layout="mono")
+            stream.metadata["language"] = language
         for stream, samples in zip(target.streams, sound, strict=True):
             values = (samples * 32767).astype(np.int16)
             frame = av.AudioFrame.from_ndarray(values, "s16", "mono")
@@ -342,4 +343,5 @@ def test_of_several_tracks_one_that_is_heard_is_taken(tmp_path, silent) -> None:
     found = read_sound(path)
     assert found.tracks == 2 and found.samples.std() > 0.09
     (warning,) = read_recording(path).warnings
-    assert "2 tracks of sound, one is separated" in warning
+    number = "0 (eng)" if silent else "1 (deu)"
+    assert f"2 tracks of sound, number {number} is separated; another: `ffmpeg -i IN " in warning
