@@ -222,7 +222,7 @@ class Packets:
                     raise av.InvalidDataError(0, "corrupt")
                 frames = packet.decode()
             except BROKEN:
-                broken += 1
+                broken += not bytes(packet).startswith(headers.TAGS)  # as where mp3s are joined
                 continue
             if frames:
                 self.lost, broken = self.lost + broken, 0

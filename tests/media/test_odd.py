@@ -122,6 +122,10 @@ def test_mp3_of_any_header(tmp_path) -> None:
     whole = write(path, None, noise(3.0, 44_100), rate=44_100, codecs=codecs).read_bytes()
     path.write_bytes(whole + b"TAG" + bytes(125))
     assert read_sound(path).samples.shape[1] == 3 * 44_100 and not read_sound(path).missing
+    for between in (b"", b"TAG" + bytes(125)):  # as `cat` joins them, each with its tags
+        path.write_bytes(whole + between + whole)
+        sound = read_sound(path)
+        assert 6.0 <= sound.samples.shape[1] / 44_100 < 6.1 and not sound.missing
     path.write_bytes(whole[: len(whole) // 2])
     assert "cut short" in read_sound(path).missing
 
