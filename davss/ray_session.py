@@ -39,13 +39,13 @@ def ray_running(num_cpus: int) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    address = os.environ.get("RAY_ADDRESS") or "local"
+    address = cluster_address()
     with _short_temporary_folder():
         try:
-            _start(num_cpus) if address == "local" else _join(address)
+            _join(address) if address else _start(num_cpus)
         except Exception as error:  # Ray raises bare ones too
             line = f"({' '.join(str(error).split())[:300]})"
-            if address == "local":
+            if address is None:
                 mend = "correct that"
                 if isinstance(error, OSError) and error.filename:
                     mend = "set TMPDIR to a folder that can be written to"
@@ -63,6 +63,12 @@ def ray_running(num_cpus: int) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
+
+
+def cluster_address() -> str | None:
+    """What RAY_ADDRESS names; None where it names none, or a local one of the stage's own."""
+    address = os.environ.get("RAY_ADDRESS")
+    return None if address in ("", "local") else address
 
 
 def _logs() -> Path:

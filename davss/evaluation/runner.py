@@ -28,11 +28,10 @@ from davss.evaluation.batches import batches_of
 from davss.evaluation.mixtures import Library
 from davss.evaluation.records import COLUMNS, TRACE, finished, make_record, write_record
 from davss.evaluation.trials import Arm, Trial, lips_for
-from davss.ray_session import ray_running
+from davss.ray_session import cluster_address, ray_running
 from davss.storage import Store
 
 log = logging.getLogger(__name__)
-ADDRESS = "RAY_ADDRESS"
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ def _separate_all(
         return
     actors = plan_actors(available(), num_actors)
     batches = batches_of(todo, batch_size, actors.count)
-    if ADDRESS not in os.environ and min(actors.count, len(batches)) == 1:
+    if not cluster_address() and min(actors.count, len(batches)) == 1:
         alone = Separating(job, _arms_of(todo), plan_actors(available(), 1))
         for batch in batches:
             yield from alone.separate(batch[0].arm, [trial.row for trial in batch])
@@ -130,7 +129,7 @@ def _separate_all(
 
 def available() -> Mapping[str, float]:
     """The CPU and GPU that there are: of the cluster that RAY_ADDRESS names, or of this machine."""
-    if ADDRESS in os.environ:
+    if cluster_address():
         with ray_running(1):
             import ray
 

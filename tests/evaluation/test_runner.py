@@ -265,6 +265,13 @@ found.drop(columns="seconds_taken").to_parquet(table)
 MANY = cross([ARM], rows(*(f"{n:03d}" if n % 50 else f"diverge-{n:03d}" for n in range(200))))
 
 
+@pytest.mark.parametrize("address", ["", "local"])
+def test_a_ray_of_its_own_has_all_of_this_machine(address, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    assert runner.available()["CPU"] == len(os.sched_getaffinity(0))
+    assert not ray.is_initialized()
+
+
 @pytest.mark.slow
 def test_killed_three_times_under_ray_the_table_is_the_same_to_the_byte(tmp_path, monkeypatch):
     """First the driver with its Ray node, then an actor, then the driver alone."""
