@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shutil
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +34,9 @@ from davss.shards.members import MEND, PLACES
 from davss.shards.order import Order
 from davss.shards.reader import read_clips_manifest, read_shards_manifest, sample_of
 from davss.storage import Store, open_store
+
+SHARED = Path("/dev/shm")
+ROOM_PATIENCE = 60.0  # seconds that others get to free some of it
 
 _MAIN, _AUDIO_ONLY, _FOREIGN = 0, 1, 2  # streams of clips, each with its own order
 
@@ -318,7 +323,10 @@ class _Batches(IterableDataset):
             while True:
                 step, part = divmod(number, len(self.micro_batches))
                 start = self.samples_seen + step * self.batch_size
-                yield self._batch([start + place for place in self.micro_batches[part]])
+                batch = self._batch([start + place for place in self.micro_batches[part]])
+                if worker:
+                    _wait_for_room(batch, stride)
+                yield batch
                 number += stride
         except DavssError as error:
             yield str(error)
@@ -330,6 +338,24 @@ class _Batches(IterableDataset):
         if self.items.foreign is None:
             return batch
         return batch._replace(foreign=torch.from_numpy(np.stack(foreign)))
+
+
+def _wait_for_room(batch: Batch, num_workers: int) -> None:
+    """Wait for room in the shared memory through which workers hand over batches: without it torch
+    loses them, and training waits for ever. DavssError where there is none.
+    """
+    size = sum(each.nbytes for each in batch if isinstance(each, torch.Tensor))
+    needed, end = 2 * num_workers * size, time.monotonic() + ROOM_PATIENCE
+    while SHARED.is_dir() and (disk := shutil.disk_usage(SHARED)).total:  # 0: without a limit
+        if disk.free >= needed:
+            return
+        if disk.total < needed or time.monotonic() > end:
+            raise DavssError(
+                f"{SHARED}: {disk.free / 1e6:.0f} MB free, batches of training take "
+                f"{needed / 1e6:.0f}; give the container more, as `docker run --shm-size=16g` "
+                "does, or set training.loader_workers to 0"
+            )
+        time.sleep(0.05)
 
 
 def collate(clips: Sequence[Clip], noise: torch.Tensor, uniforms: torch.Tensor) -> Batch:

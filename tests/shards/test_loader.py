@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from itertools import islice
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -121,6 +122,19 @@ def test_shards_are_fetched_before_they_are_wanted(corpus, monkeypatch):
             time.sleep(0.01)
     order = [int(name.split("-")[1]) for name in fetched]
     assert order[::2] == wanted and order[1:-1:2] == wanted[1:]
+
+
+@pytest.mark.parametrize("room", [0, 1 << 30])
+def test_shared_memory_that_is_too_small_is_told(corpus, monkeypatch, room):
+    """As docker's 64 MB can be: torch would lose the batch and wait for it."""
+    monkeypatch.setattr("davss.shards.loader.ROOM_PATIENCE", 0.2)
+    usage = SimpleNamespace(total=room or 1000, free=room)
+    monkeypatch.setattr("davss.shards.loader.shutil.disk_usage", lambda _: usage)
+    if room:
+        assert len(batches(corpus, 2, num_workers=1)) == 2
+        usage.free = 0
+    with pytest.raises(DavssError, match="^/dev/shm: 0 MB free.*--shm-size.*loader_workers to 0"):
+        batches(corpus, 2, num_workers=1)
 
 
 def test_every_epoch_has_each_clip_once_in_another_order(corpus):
