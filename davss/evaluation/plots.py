@@ -39,10 +39,12 @@ VALUES = {  # of the kinds of damage, what their values are
     "dropped": "share of frames lost",
     "frozen": "share of frames frozen",
     "covered": "share of frames covered",
-    "pixels": "width of the mouth (pixels)",
+    "pixels": "width of the crop (pixels)",
     "blur": "σ of the blur (pixels of 96)",
     "video": "CRF of H.264",
 }
+
+BOTH_WAYS = ("level", "shift")  # kinds that are no damage between their values
 
 
 def damage_kinds(table: pandas.DataFrame) -> list[str]:
@@ -58,13 +60,15 @@ def damage_panel(axes: Axes, table: pandas.DataFrame, kind: str, **look: Any) ->
     table = table[table.who == table.who.iloc[0]]
     kinds = table.damage.str.partition(":")[0]
     own = pandas.concat([table[table.damage == UNDAMAGED], table[kinds == kind]])
-    values = own.damage.str.partition(":")[2].replace("", UNDAMAGED)
+    own = own.assign(value=own.damage.str.partition(":")[2])
+    if kind in BOTH_WAYS:
+        own = own.sort_values("value", key=lambda text: text.replace("", "0").astype(float))
     places = range(len(own))
     axes.errorbar(
         places, own.si_sdr, own.si_sdr_ci, fmt="o-", ms=4, capsize=3, label="estimate", **look
     )
     axes.plot(places, own.si_sdr_mixture, "k:", label="mixture")
-    axes.set_xticks(places, values, rotation=45)
+    axes.set_xticks(places, own.value.replace("", UNDAMAGED), rotation=45)
     axes.set_xlabel(VALUES.get(kind, ""), fontsize=8)
 
 
