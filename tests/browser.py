@@ -95,7 +95,7 @@ async def open_page(url: str, profile: Path) -> AsyncIterator[Tab]:
                         await tab.call(f"{domain}.enable")
                     await tab.call("Page.navigate", url=url)
                     await tab.until(
-                        "document.readyState === 'complete' && location.href[0] === 'h'"
+                        "document.readyState === 'complete' && location.href !== 'about:blank'"
                     )
                     yield tab
         finally:

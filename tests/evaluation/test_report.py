@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import math
 import re
-import shutil
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from davss.evaluation.mixtures import Mixture
 from davss.evaluation.records import COST
 from davss.evaluation.report import charts, examples, page, summary
 from davss.evaluation.report.faces import read_faces
+from tests.browser import open_page
 
 RATE, SAMPLES, STEPS = 8000, 4000, 5
 SPEAKERS = (1, 2)
@@ -356,26 +356,38 @@ def test_robustness_has_a_chart_for_every_kind_of_damage(results):
     assert html.count("SI-SDR by clip, one speaker") == 1 and 'href="#robustness"' in html
 
 
+# The cells of a column of the first table, and its head.
+CELLS = "[...document.querySelectorAll('tbody')[0].rows].map(row => row.cells[{}].textContent)"
+HEAD = "document.querySelectorAll('.sort')[{}]"
+
+
 def test_page_in_a_browser(html, tmp_path: Path):
-    browsers = ("chromium", "chromium-browser", "google-chrome")
-    browser = next(filter(None, map(shutil.which, browsers)), None)
-    if browser is None:
-        pytest.skip(f"none of {', '.join(browsers)} is on PATH")
-    path = tmp_path / "index.html"
-    path.write_text(html)
-    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --dump-dom"
-    quiet = "--disable-background-networking --disable-component-update --disable-sync"
-    command = [browser, *flags.split(), *quiet.split(), f"--user-data-dir={tmp_path / 'profile'}"]
-    command += ["--enable-logging=stderr", path.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    dom = done.stdout
-    assert done.returncode == 0 and "</html>" in dom
-    assert dom.count("<tbody>") == 2 and dom.count("<tr") == 2 * (1 + 4)
-    assert dom.count("<audio") == dom.count("<img") == 10
-    # Every player was set up by the script, to its end and without an error.
-    assert dom.count('class="play" aria-label="Play ') == 10
-    # The page's own policy forbids requests: an attempt would be an error on the console as well.
-    assert "default-src 'none'" in html and "CONSOLE" not in done.stderr, done.stderr
+    (tmp_path / "index.html").write_text(html)
+    # The page's own policy forbids requests: an attempt would be an error.
+    assert "default-src 'none'" in html
+    asyncio.run(_use((tmp_path / "index.html").as_uri(), tmp_path / "profile"))
+
+
+async def _use(url: str, profile: Path) -> None:
+    async with open_page(url, profile) as tab:
+        assert await tab.ask("document.querySelectorAll('audio').length") == 10
+        # Every player was set up by the script, to its end.
+        await tab.ask("document.querySelectorAll('.play')[1].click()")
+        await tab.until("document.querySelectorAll('audio')[1].currentTime > 0")
+        for width in (390, 1280):
+            await tab.resize(width, 844)
+            await tab.until("document.documentElement.scrollWidth <= innerWidth", 5)
+        written = await tab.ask(CELLS.format(2))
+        await tab.ask(HEAD.format(2) + ".click()")
+        assert await tab.ask(CELLS.format(2)) == sorted(written, reverse=True) != written
+        await tab.ask(HEAD.format(0) + ".click()")
+        assert (await tab.ask(CELLS.format(0)))[0] == "DNS", "words begin with A"
+        await tab.ask(HEAD.format(4) + ".click()")
+        ends = [cell.partition("→ ")[2].split()[0] for cell in await tab.ask(CELLS.format(4))]
+        numbers = [float(end.replace("−", "-")) for end in ends]
+        assert numbers == sorted(numbers, reverse=True)
+        assert await tab.ask(HEAD.format(4) + ".parentNode.ariaSort") == "descending"
+        assert tab.errors == []
 
 
 def test_faces_have_figures_and_a_sheet(results, undrawn, tmp_path: Path):

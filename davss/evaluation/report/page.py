@@ -107,7 +107,7 @@ def build_page(results: Results) -> str:
     main = headline_of(groups)
     return environment.get_template("template.html.j2").render(
         style=Markup((HERE / "style.css").read_text()),
-        script=Markup((HERE / "player.js").read_text()),
+        script=Markup("".join((HERE / f"{name}.js").read_text() for name in ("player", "tables"))),
         header=results.header,
         groups=list(groups.itertuples()),
         verdicts=VERDICTS,
