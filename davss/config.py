@@ -261,10 +261,8 @@ class ForeignConfig:
     sigma: tuple[Positive, Positive] = (0.02, 0.6)  # white noise levels of negatives
     splices: Share = 0.0  # share of the items that are half foreign, side by side
     coloured: Fraction = 0.0  # share of the items in noise with the spectrum of a foreign sound
-    own: Fraction = 0.0  # share of the coloured ones whose noise has that of an own sound
     snr_db: tuple[float, float] = (-10.0, 20.0)  # level of sigma_data over coloured noise, in dB
     quiet: Fraction = 0.0  # share of coloured items of which only the stationary part is told
-    leaks: Fraction = 0.0  # share of the others told some of the power of their own sound as noise
 
     @field_validator("splices")
     @classmethod

@@ -24,7 +24,6 @@ SILENT, STATIONARY, WITH_FLOOR = 0.06, 0.3, 0.3
 FRAMES, BINS = (5, 191), (1, 3, 5, 9)  # over which the power of a sound is averaged
 FLOOR_DB = (-40.0, -10.0)
 BLURRED, BLURS = 0.5, (3, 9, 31)  # what is told is often smoother than the noise, by these frames
-LEAK_DB, LEAK_FRAMES = (-25.0, -3.0), 5
 STRETCHES, BANDS, LOWEST_BAND = (2, 9), (2, 7), 4  # of splices
 
 
@@ -98,7 +97,7 @@ def _item(
         power = _power(foreign[1])
         variance = _variance(power, rng) * sigma_data**2 / 10 ** (rng.uniform(*config.snr_db) / 10)
         noisy = sound + _inverse(variance.sqrt() * _stft(noise), len(sound))
-        told = _told(variance, _power(noisy), _power(own), rng, config)
+        told = _told(variance, _power(noisy), rng, config)
     else:
         noisy = sound + sigma * noise
         told = variance = sigma.square().expand(_stft(noise).shape)
@@ -137,18 +136,15 @@ def _variance(power: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def _told(
-    variance: Tensor, noisy: Tensor, own: Tensor, rng: np.random.Generator, config: ForeignConfig
+    variance: Tensor, noisy: Tensor, rng: np.random.Generator, config: ForeignConfig
 ) -> Tensor:
-    """Variances (F, N) as a separator might know them: with errors; what is stationary of the
-    recording, whose power is `noisy` (F, N), instead; or with a share of the power of `own` (F, N)
-    that it took for noise.
+    """Variances (F, N) as a separator might know them: with errors, or what is stationary of the
+    recording, whose power is `noisy` (F, N), instead.
     """
     errors = 10 ** (spectral_errors(rng.uniform(), len(variance)).to(variance)[:, None] / 10)
     if rng.uniform() < config.quiet:
         return errors * quiet_level(noisy, sounding(noisy), QUANTILE).expand_as(noisy)
     told = smooth(variance, int(rng.choice(BLURS))) if rng.uniform() < BLURRED else variance
-    if rng.uniform() < config.leaks:
-        told = told + 10 ** (rng.uniform(*LEAK_DB) / 10) * smooth(own, LEAK_FRAMES)
     return errors * told
 
 

@@ -226,17 +226,13 @@ class _Items:
         return _Item(clip, noise, uniforms, self._beside(position, rng))
 
     def _beside(self, position: int, rng: np.random.Generator) -> np.ndarray | None:
-        """Two foreign sounds (2, T), the second of which may be one of the item's own kind."""
+        """Two foreign sounds (2, T)."""
         if self.foreign is None:
             return None
-        training, main = self.config.training, self.streams[_MAIN]
-        sounds = []
+        augment, sounds = self.config.training.foreign.augment, []
         for number in (2 * position, 2 * position + 1):
             place = self.foreign.locate(number)
-            sounds.append(self._clip(self.foreign, place, training.foreign.augment, rng).audio)
-        if rng.uniform() < training.foreign.own:
-            place = main.order.any(rng)
-            sounds[1] = self._clip(main, place, training.augment, rng).audio
+            sounds.append(self._clip(self.foreign, place, augment, rng).audio)
         return np.stack(sounds)
 
     def _clip(

@@ -98,7 +98,7 @@ def test_sounds_of_the_other_kind(project, monkeypatch):
     """A noise prior that hears voices beside its own sounds, and coloured noise."""
     write_corpus("wham", False, monkeypatch)
     write_corpus("speech", False, monkeypatch)
-    foreign = {"corpus": "speech", "negatives": 0.2, "splices": 0.2, "coloured": 0.6, "own": 0.3}
+    foreign = {"corpus": "speech", "negatives": 0.2, "splices": 0.2, "coloured": 0.6}
     params = write_params(project, foreign=foreign)
     with pytest.raises(DavssError, match=r"^noise_prior.training.foreign.coloured: needs network"):
         training_job.make_job("wham", params, "disabled")
