@@ -126,11 +126,11 @@ def test_parts_are_one_batch_to_rounding(project, monkeypatch, losses):
 
 def test_precisions_agree(project, monkeypatch, losses):
     write_corpus("wham", False, monkeypatch)
-    write_params(project, total_samples=8)
+    write_params(project, total_samples=16)
     loop.train(job_of(project / "plain", "wham"))
-    plain = dict(losses)
+    plain = dict(losses)  # of the first two steps the output is still the input's, in any precision
     losses.clear()
-    write_params(project, total_samples=8, precision="bfloat16")
+    write_params(project, total_samples=16, precision="bfloat16")
     loop.train(job_of(project / "other", "wham"))
     assert losses == pytest.approx(plain, rel=3e-2) and losses != plain
 
