@@ -390,7 +390,7 @@ def test_any_terminal_shows_any_name(folder):
 def test_too_little_memory_is_one_line_and_the_next_recording_goes_on(
     folder, tmp_path, monkeypatch, capsys, error
 ):
-    def fail(recording, **settings):
+    def fail(recording, *_):
         if recording.name == "a.wav":
             raise error
         return {"files": []}
