@@ -212,6 +212,14 @@ def test_an_empty_name_is_not_the_current_folder(tmp_path, monkeypatch, capsys):
     assert os.listdir(tmp_path) == ["a.wav"]
 
 
+def test_addresses_are_no_files(capsys):
+    for address in ("https://example.org/a.wav", "s3://bucket/a.wav"):
+        with pytest.raises(SystemExit) as end:
+            main(["separate", address, "--out", "out"])
+        said = capsys.readouterr().err
+        assert end.value.code == 2 and f"{address}: an address; give a file or folder" in said
+
+
 def test_a_device_that_never_ends(tmp_path):
     with pytest.raises(DavssError, match="/dev/zero: a device, which may never end"):
         on_disk(Path("/dev/zero")).__enter__()

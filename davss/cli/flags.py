@@ -57,6 +57,8 @@ def path(text: str) -> Path:
     """A path that this system can look up, whether or not there is something."""
     if not text:  # which would be the current folder
         raise argparse.ArgumentTypeError("an empty name; is a variable of the shell unset?")
+    if re.match(r"[a-z0-9]+://", text):
+        raise argparse.ArgumentTypeError(f"{text}: an address; give a file or folder of this machine")
     try:
         text.encode()
         os.stat(text)
