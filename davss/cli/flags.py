@@ -58,7 +58,9 @@ def path(text: str) -> Path:
     if not text:  # which would be the current folder
         raise argparse.ArgumentTypeError("an empty name; is a variable of the shell unset?")
     if re.match(r"[a-z0-9]+://", text):
-        raise argparse.ArgumentTypeError(f"{text}: an address; give a file or folder of this machine")
+        raise argparse.ArgumentTypeError(
+            f"{text}: an address; give a file or folder of this machine"
+        )
     try:
         text.encode()
         os.stat(text)
