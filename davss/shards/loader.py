@@ -115,9 +115,9 @@ def training_loader(
     This rank gets its share (`shares`) of the global batch, in parts of at most
     `max_batch_per_worker`. Of the items a fraction comes from the shards `audio_only`, without
     their lips; `augment` varies the crops of the others. Of the shards `foreign` each item has two
-    more crops; the second is now and then one of its own kind. The whole clip is scaled to RMS
-    sigma_data times a gain drawn uniformly in dB from `gain_db` (docs/method.md §2). Raises
-    DavssError when a shard is missing or damaged, or a clip is shorter than the crop.
+    more crops. The whole clip is scaled to RMS sigma_data times a gain drawn uniformly in dB from
+    `gain_db` (docs/method.md §2). Raises DavssError when a shard is missing or damaged, or a clip
+    is shorter than the crop.
     """
     training, batch_size = config.training, config.training.global_batch_size
     streams = [_stream(shards, training.shuffle_buffer, seed, _MAIN)]
