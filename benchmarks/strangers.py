@@ -10,6 +10,7 @@ NOISE are folders in which the files of the list lie. Every noise model has the 
 and sampler, unless a preset's or sampler's name and `:` stand before it, or `+` and settings behind
 it: `udiffse:none`, `gaussian+shares=measured`. With `--peers` supervised enhancers
 (`davss/evaluation/peers.py`) are in the table as well.
+With `--thin 1200` the voices are those of a poor microphone.
 Prints means with 95 % intervals, and the paired differences from the first model.
 """
 
@@ -29,7 +30,7 @@ import numpy as np
 import pandas
 import torch
 import yaml
-from scipy import stats
+from scipy import signal, stats
 from tqdm import tqdm
 
 from davss import PRESETS, Separator, load_prior
@@ -60,20 +61,25 @@ def stretch(folder: Path, name: str, start: int) -> torch.Tensor:
     return cut
 
 
-def render(row: Any, speech: Path, noise: Path, snr_db: float) -> tuple[torch.Tensor, torch.Tensor]:
+def render(
+    row: Any, speech: Path, noise: Path, snr_db: float, thin: float = 0.0
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Voices (K, T), equally loud, and the mixture (T,)."""
     pairs = [(row.speech_1, row.start_1), (row.speech_2, row.start_2)][: row.num_speakers]
-    voices = torch.stack([voice(stretch(speech, name, int(start))) for name, start in pairs])
+    voices = torch.stack([voice(stretch(speech, name, int(start)), thin) for name, start in pairs])
     clean = voices.sum(dim=0)
     level = clean.std() * 10 ** (-snr_db / 20)
     sound = stretch(noise, row.noise, row.start)
     return voices, clean + level * (sound - sound.mean()) / sound.std()
 
 
-def voice(cut: torch.Tensor) -> torch.Tensor:
-    """A voice (T,) without rumble, at unit level."""
-    clear = torch.from_numpy(high_pass(cut.numpy(), HIGH_PASS, RATE))
-    return clear / clear.std()
+def voice(cut: torch.Tensor, thin: float = 0.0) -> torch.Tensor:
+    """A voice (T,) without rumble, at unit level; below `thin` Hz it falls by 12 dB an octave."""
+    clear = high_pass(cut.numpy(), HIGH_PASS, RATE)
+    if thin:
+        clear = signal.sosfilt(signal.butter(2, thin, "highpass", fs=RATE, output="sos"), clear)
+    found = torch.from_numpy(clear).float()
+    return found / found.std()
 
 
 def separator(text: str, speech_prior: str, preset: str) -> Separator:
@@ -117,7 +123,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
         models |= {name: external.Peer(name, arguments.peers) for name in found}
     for snr_db in arguments.snr_db:
         for row in tqdm(list(mixtures.itertuples()), desc=f"{snr_db:g} dB", unit="mixture"):
-            voices, mixture = render(row, arguments.speech, arguments.noise, snr_db)
+            voices, mixture = render(row, arguments.speech, arguments.noise, snr_db, arguments.thin)
             place = {"noise_heard": row.noise_heard, "num_speakers": row.num_speakers}
             place |= {"snr_db": snr_db, "item": row.item, "scene": row.scene}
             plain = si_sdr(mixture.expand_as(voices), voices).mean().item()
@@ -166,6 +172,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--heard", nargs="+", default=HEARD, choices=HEARD, help="what training knew of the noise")
     add("--num-speakers", nargs="+", type=int, default=[1])
     add("--snr-db", nargs="+", type=float, default=[0.0, 5.0])
+    add("--thin", type=float, default=0.0, metavar="HZ", help="voices fall by 12 dB an octave below")
     add("--peers", type=Path, metavar="PYTHON", help="of the environment of supervised enhancers")
     add("--mixtures", type=int, default=60, help="of each cell, from the top of the list")
     arguments = parser.parse_args(argv)

@@ -114,7 +114,7 @@ def training_loader(
 
     This rank gets its share (`shares`) of the global batch, in parts of at most
     `max_batch_per_worker`. Of the items a fraction comes from the shards `audio_only`, without
-    their lips; `augment` varies the crops of the others. Of the shards `foreign` each item has two
+    their lips; `augment` varies the crops of both. Of the shards `foreign` each item has two
     more crops. The whole clip is scaled to RMS sigma_data times a gain drawn uniformly in dB from
     `gain_db` (docs/method.md §2). Raises DavssError when a shard is missing or damaged, or a clip
     is shorter than the crop.
@@ -218,7 +218,7 @@ class _Items:
         is_extra = math.floor((position + 1) * training.audio_only_fraction) > before
         stream = self.streams[_AUDIO_ONLY if is_extra else _MAIN]
         place = stream.locate(before if is_extra else position - before)
-        clip = self._clip(stream, place, AugmentConfig() if is_extra else training.augment, rng)
+        clip = self._clip(stream, place, training.augment, rng)
         if is_extra:
             clip = replace(clip, lips=None)
         uniforms = rng.uniform(size=3)

@@ -151,6 +151,17 @@ def test_mixed_with_clips_without_lips(corpus, tmp_path, monkeypatch):
     plain = batches(corpus, 6, global_batch_size=8)
     with_lips = [key for b in found for key, has in zip(b.keys, b.has_lips, strict=True) if has]
     assert with_lips == [key for batch in plain for key in batch.keys]
+    varied = batches(
+        corpus,
+        2,
+        global_batch_size=8,
+        audio_only=extra,
+        audio_only_fraction=0.25,
+        augment=AugmentConfig(colour_db=6.0),
+    )
+    for one, other in zip(found, varied, strict=False):
+        assert one.keys == other.keys and torch.equal(one.has_lips, other.has_lips)
+        assert not (one.audio == other.audio).all(dim=-1).any()
 
 
 def test_items_have_sounds_of_the_other_kind_beside_them(corpus):
