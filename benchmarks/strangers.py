@@ -172,7 +172,13 @@ def main(argv: list[str] | None = None) -> None:
     add("--heard", nargs="+", default=HEARD, choices=HEARD, help="what training knew of the noise")
     add("--num-speakers", nargs="+", type=int, default=[1])
     add("--snr-db", nargs="+", type=float, default=[0.0, 5.0])
-    add("--thin", type=float, default=0.0, metavar="HZ", help="voices fall by 12 dB an octave below")
+    add(
+        "--thin",
+        type=float,
+        default=0.0,
+        metavar="HZ",
+        help="below it voices fall, 12 dB an octave",
+    )
     add("--peers", type=Path, metavar="PYTHON", help="of the environment of supervised enhancers")
     add("--mixtures", type=int, default=60, help="of each cell, from the top of the list")
     arguments = parser.parse_args(argv)

@@ -5,6 +5,7 @@ Run `python -m pipelines.train_prior NAME`, NAME being `speech` or a noise corpu
 data/training/NAME/{history.csv,metrics.json}. Interrupted training goes on where it was when the
 stage is run again: its state lies in $DAVSS_STORAGE/training/NAME-DIGEST. DAVSS_NUM_WORKERS sets
 the number of Ray Train workers (4, or elastic: 1-4), WANDB_MODE and WANDB_API_KEY the tracking.
+`--export DIR` writes the prior as it is by now, of a run that goes on or was interrupted.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from davss.diffusion.prior import COLOURED, save_prior
+from davss.diffusion.prior import COLOURED, NoisePrior, SpeechPrior, save_prior
 from davss.errors import DavssError
 from davss.storage import publish
 from davss.training import checkpoint, ema, launch, tracking
@@ -36,6 +37,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = stage_parser("train_prior", __doc__)
     parser.add_argument("name", help="speech, or the noise corpus: wham, dns")
     add_flags(parser)
+    text = "train nothing; write the EMA weights of its newest checkpoint to DIR, as a prior"
+    parser.add_argument("--export", type=Path, metavar="DIR", help=text)
+    text = "with --export: the checkpoint after so many clips (training.keep_checkpoints keeps it)"
+    parser.add_argument("--samples", type=int, metavar="N", help=text)
     arguments = parser.parse_args(argv)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     if arguments.dry_run:
@@ -45,6 +50,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise DavssError("--gpus, --profile: for --dry-run only; a run takes DAVSS_NUM_WORKERS")
     num_workers = launch.parse_workers(os.environ.get("DAVSS_NUM_WORKERS"))
     job = make_job(arguments.name, Path(arguments.params), tracking.choose_mode(os.environ))
+    if arguments.export is not None:
+        print(_export_now(job, arguments.export, arguments.samples))
+        return
     if job.tracking.mode == "offline":
         log.warning("W&B: %s uploads the run", tracking.sync_command(job.state))
     export(job, _trained(job, num_workers))
@@ -74,16 +82,9 @@ def _tell_start(job: TrainingJob) -> None:
 
 def export(job: TrainingJob, saved: dict[str, Any]) -> None:
     """Publish the EMA weights, the history of losses and the final figures of a finished run."""
-    prior = job.build_prior()
-    average = ema.Ema(prior, job.config.training.ema_decay)
-    average.load_state_dict(saved["ema"])
-    average.copy_to(prior)
-    provenance = {"run": job.state.name, "samples_seen": saved["samples_seen"]}
-    if job.config.training.foreign.coloured:
-        provenance[COLOURED] = True
-    prior.info = replace(prior.info, training=provenance | job.tracking.settings)
+    prior = _prior_of(job, saved)
     published = Path("data/priors") / job.name
-    save_prior(prior.eval(), published)
+    save_prior(prior, published)
     tracker = tracking.Tracker(job.tracking, job.state)
     tracker.log_prior(f"{job.name}-prior", published, prior.info.training)
     history = [{_column(key): value for key, value in row.items()} for row in saved["history"]]
@@ -100,6 +101,34 @@ def export(job: TrainingJob, saved: dict[str, Any]) -> None:
     tracker.finish()
     if job.mirror:
         job.mirror.push("wandb")
+
+
+def _export_now(job: TrainingJob, out: Path, samples: int | None) -> str:
+    """Write the prior of a checkpoint, the newest or that after so many samples."""
+    job.pull_checkpoints()
+    saved = checkpoint.load_newest(job.checkpoints, samples)
+    if saved is None:
+        kept = sorted({int(path.name.split("-")[1]) for path in job.checkpoints.glob("*-*-*.pt")})
+        which = f" after {samples} clips" if samples else ""
+        raise DavssError(
+            f"{job.checkpoints}: no checkpoint{which}; training.keep_checkpoints kept "
+            f"{', '.join(map(str, kept)) or 'none'}"
+        )
+    save_prior(_prior_of(job, saved), out)
+    return f"{out}: {job.name} after {saved['samples_seen']} clips"
+
+
+def _prior_of(job: TrainingJob, saved: dict[str, Any]) -> SpeechPrior | NoisePrior:
+    """The prior with the EMA weights of a checkpoint."""
+    prior = job.build_prior()
+    average = ema.Ema(prior, job.config.training.ema_decay)
+    average.load_state_dict(saved["ema"])
+    average.copy_to(prior)
+    provenance = {"run": job.state.name, "samples_seen": saved["samples_seen"]}
+    if job.config.training.foreign.coloured:
+        provenance[COLOURED] = True
+    prior.info = replace(prior.info, training=provenance | job.tracking.settings)
+    return prior.eval()
 
 
 def _metrics(saved: dict[str, Any], last: dict[str, float]) -> dict[str, float]:

@@ -97,15 +97,17 @@ def save(state: dict[str, Any], folder: Path, keep: int = 2) -> Path:
     return path
 
 
-def load_newest(folder: Path) -> dict[str, Any] | None:
-    """The newest valid checkpoint in `folder`, on the CPU; None where there is none.
+def load_newest(folder: Path, samples: int | None = None) -> dict[str, Any] | None:
+    """The newest valid checkpoint in `folder`, or that after so many samples, on the CPU; None
+    where there is none.
 
     Raises DavssError for one of another format.
     """
     # The best one is the last resort where it is the newest that is whole.
-    for path in sorted(
-        [*_listed(folder), *_listed(folder, "best")], key=_samples_seen, reverse=True
-    ):
+    paths = sorted([*_listed(folder), *_listed(folder, "best")], key=_samples_seen, reverse=True)
+    for path in paths:
+        if samples not in (None, _samples_seen(path)):
+            continue
         match = _NAME.fullmatch(path.name)
         if match and sha256(path)[:12] == match[2]:
             return _read(path)

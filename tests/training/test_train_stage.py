@@ -113,6 +113,13 @@ def test_sounds_of_the_other_kind(project, monkeypatch):
     train_prior.export(job, checkpoint.load_newest(job.checkpoints))
     prior = load_prior("data/priors/wham")
     assert prior.info.training[COLOURED] and prior.network.coloured
+    train_prior.main(["wham", "--export", "now"])
+    same = load_prior("now")
+    assert same.info == prior.info
+    assert all(map(torch.equal, same.state_dict().values(), prior.state_dict().values()))
+    with pytest.raises(DavssError, match=r"no checkpoint after 5 clips; .*kept .*32"):
+        train_prior.main(["wham", "--export", "then", "--samples", "5"])
+    assert not Path("then").exists()
     history = pandas.read_csv("data/training/wham/history.csv")
     assert (history.train_loss < 10).all()
 
