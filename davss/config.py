@@ -242,7 +242,7 @@ class NetworkConfig:
 
 @_settings
 class AugmentConfig:
-    """Variations of training crops (davss/shards/augment.py), for noise; none by default."""
+    """Variations of training crops (davss/shards/augment.py), for noise; of voices colour alone."""
 
     sum_fraction: Fraction = 0.0  # share of the crops that get another one added
     sum_db: tuple[float, float] = (-15.0, 0.0)  # gain of the one that is added, in dB

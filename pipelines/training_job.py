@@ -50,7 +50,7 @@ def make_job(name: str, params: Path, mode: str) -> TrainingJob:
     if speech and varied != AugmentConfig():
         raise DavssError(
             "speech_prior.training.augment: sums, speed and backwards are for noise, they would "
-            "part a voice from its lips; leave colour_db alone"
+            "part a voice from its lips; set colour_db alone"
         )
     sample_rate = config.load_section(params, "shards", ShardsConfig).sample_rate
     seed = config.load_section(params, "seed", int)

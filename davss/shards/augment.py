@@ -1,8 +1,8 @@
 """Variations of training crops, for corpora that hold too few recordings.
 
-Sums of recordings, playing them faster or slower, and colouring them make many scenes of few. All
-of them keep the level of a crop, and are meant for noise: a changed speed would part a voice from
-its lips. T samples.
+Sums of recordings, playing them faster or slower, and colouring them make many scenes of few.
+Voices are coloured only, as many microphones make them: a sum is no single voice, and a changed
+speed would part a voice from its lips. All keep the level of a crop. T samples.
 """
 
 from __future__ import annotations
