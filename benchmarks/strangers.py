@@ -30,13 +30,14 @@ import numpy as np
 import pandas
 import torch
 import yaml
-from scipy import signal, stats
+from scipy import signal
 from tqdm import tqdm
 
 from davss import PRESETS, Separator, load_prior
 from davss.config import SAMPLERS, NoiseModel
 from davss.evaluation import external
 from davss.evaluation.metrics import si_sdr
+from davss.evaluation.statistics import Interval, difference, interval
 from davss.media.audio import high_pass, read_audio
 
 RATE, SECONDS = 16_000, 2.8
@@ -133,10 +134,9 @@ def measure(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 yield place | {"model": text, "si_sdr": value, "seconds": seconds}
 
 
-def interval(values: pandas.Series) -> str:
-    """Mean and half of Student's 95 % interval."""
-    half = stats.t.ppf(0.975, len(values) - 1) * values.std() / len(values) ** 0.5
-    return f"{values.mean():.2f} ± {half:.2f}".replace("-", "−")
+def plus_minus(found: Interval) -> str:
+    """Mean and half of the 95 % interval."""
+    return f"{found.mean:.2f} ± {found.half:.2f}".replace("-", "−")
 
 
 def table(rows: pandas.DataFrame, first: str) -> str:
@@ -146,11 +146,12 @@ def table(rows: pandas.DataFrame, first: str) -> str:
         wide = of_cell.pivot(index="item", columns="model", values="si_sdr")
         seconds = of_cell.groupby("model").seconds.mean()
         for model in of_cell.model.unique():
-            against = "" if model in (first, "mixture") else interval(wide[model] - wide[first])
+            is_first = model in (first, "mixture")
+            against = "" if is_first else plus_minus(difference(wide[model], wide[first]))
             cells = [
                 *cell,
                 model,
-                interval(wide[model]),
+                plus_minus(interval(wide[model])),
                 against,
                 f"{seconds[model]:.1f}".replace("nan", ""),
             ]
