@@ -102,7 +102,7 @@ def test_separate_takes_them_by_default_and_says_so(folder, capsys):
     assert f"speech prior: {small.SPEECH_16}, packaged" in capsys.readouterr().err
     report = json.loads((folder / "out" / "separation.json").read_text())
     assert report["speech_prior"] == small.SPEECH_16 and report["bandwidth"] == 8000
-    assert report["sampler"]["name"] == "mean_field"
+    assert report["sampler"]["name"] == "mean_field" and not report["warnings"]
     flags = "--out out --speakers 2 --num-steps 2 --num-samples 1 --device cpu"
     main(f"separate mix.wav {flags}".split())
     said = capsys.readouterr().err
@@ -112,6 +112,8 @@ def test_separate_takes_them_by_default_and_says_so(folder, capsys):
     assert "the recording goes up to 8000 Hz" in said
     report = json.loads((folder / "out" / "separation.json").read_text())
     assert (report["speech_prior"], report["noise_prior"]) == ("small-speech", small.DEFAULT_NOISE)
+    (told,) = report["warnings"]
+    assert told in said and "mix.wav: several voices without lips" in told
     assert report["bandwidth"] == 4000 and report["davss_version"] == davss.__version__
 
 

@@ -32,6 +32,10 @@ from davss.posterior.separator import Separator
 from davss.posterior.spread import confidence
 from davss.small import NOISE_16, SPEECH, SPEECH_16, is_packaged
 
+ALIKE = (
+    "several voices without lips, which the packaged priors do not tell apart; expect parts of "
+    "each in all of them"
+)
 UNFINISHED = ".davss-unfinished"  # below the folder of results: windows of a run that was stopped
 
 
@@ -81,6 +85,8 @@ def separate_file(recording: Path, out: Path, flags: argparse.Namespace) -> dict
     rates = separator.sample_rate, sample_rate
     for line in about_priors(chosen, noise_prior, *rates, with_lips=bool(flags.lips)):
         say(line)
+    if is_packaged(chosen) and total - (0 if seen is None else len(seen)) > 1:
+        sound.warnings.append(f"{recording}: {ALIKE}")
     sound.print(recording)
     windows = separator.plan(round(seconds * separator.sample_rate))
     steps = separator.num_draw_steps * len(windows)
