@@ -4,37 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
-import aiohttp
 import numpy as np
 import pytest
 import soundfile
 
 from davss.cli.preview import LONGEST, levels_db, write_preview
+from tests.browser import open_page
 
 RATE = 16_000
-TRY = """<script>
-const pause = () => new Promise((done) => setTimeout(done, 20));
-const until = async (what) => {
-  for (let n = 0; n < 2000 && !what(); n += 1) await pause();
-  return what();
-};
-const [recording, voice] = [...document.querySelectorAll("audio")];
-const [play, swap] = document.querySelectorAll("section")[1].querySelectorAll("button");
-(async () => {
-  const tried = [];
-  play.click();
-  tried.push(await until(() => voice.currentTime > 0.1 && !voice.paused));
-  swap.click();
-  tried.push(await until(() => recording.currentTime > 0.1 && !recording.paused && voice.paused));
-  play.click();
-  tried.push(await until(() => recording.paused && play.textContent === "Play"));
-  document.body.dataset.tried = tried.join();
-})();
-</script></body>"""
 
 
 @pytest.fixture
@@ -94,38 +73,23 @@ def test_a_tone_lies_where_it_belongs(rate):
 
 
 def test_the_players_work_in_a_browser(page, tmp_path):
-    browsers = ("chromium", "chromium-browser", "google-chrome")
-    browser = next(filter(None, map(shutil.which, browsers)), None)
-    if browser is None:
-        pytest.skip(f"none of {', '.join(browsers)} is on PATH")
-    page.write_text(page.read_text().replace("</body>", TRY))
-    flags = "--headless --no-sandbox --disable-gpu --no-first-run --remote-debugging-port=0"
-    flags += " --disable-background-networking --autoplay-policy=no-user-gesture-required"
-    folder = tmp_path / "profile"
-    command = [browser, *flags.split(), f"--user-data-dir={folder}", page.as_uri()]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            where = next(line for line in process.stderr if line.startswith("DevTools listening"))
-            port = re.search(r":(\d+)/", where)[1]
-            said = asyncio.run(_ask(port, "document.body.dataset.tried"))
-        finally:
-            process.terminate()
-    assert said == "true,true,true"
+    asyncio.run(_listen(page.as_uri(), tmp_path / "profile"))
 
 
-async def _ask(port: str, expression: str) -> str:
-    """What an expression of the browser's page has become, asked until it is something."""
-    async with aiohttp.ClientSession() as session:
-        async with session.get(f"http://127.0.0.1:{port}/json") as reply:
-            (tab,) = [one for one in await reply.json() if one["type"] == "page"]
-        async with session.ws_connect(tab["webSocketDebuggerUrl"], max_msg_size=0) as socket:
-            for number in range(200):
-                given = {"expression": expression}
-                await socket.send_json(
-                    {"id": number, "method": "Runtime.evaluate", "params": given}
-                )
-                result = (await socket.receive_json())["result"]["result"]
-                if "value" in result:
-                    return result["value"]
-                await asyncio.sleep(0.2)
-    return "nothing"
+async def _listen(url: str, profile: Path) -> None:
+    async with open_page(url, profile) as tab:
+        recording, voice = (f"document.querySelectorAll('audio')[{number}]" for number in (0, 1))
+        play, swap = (
+            f"document.querySelectorAll('section')[1].querySelectorAll('button')[{number}]"
+            for number in (0, 1)
+        )
+        await tab.ask(f"{play}.click()")
+        await tab.until(f"{voice}.currentTime > 0.1 && !{voice}.paused")
+        await tab.ask(f"{swap}.click()")
+        await tab.until(f"{recording}.currentTime > 0.1 && !{recording}.paused && {voice}.paused")
+        await tab.ask(f"{play}.click()")
+        await tab.until(f"{recording}.paused && {play}.textContent === 'Play'")
+        for width in (390, 1280):
+            await tab.resize(width, 844)
+            await tab.until("document.documentElement.scrollWidth <= innerWidth", 5)
+        assert tab.errors == []
