@@ -242,12 +242,14 @@ class NetworkConfig:
 
 @_settings
 class AugmentConfig:
-    """Variations of training crops (davss/shards/augment.py), for noise; of voices colour alone."""
+    """Variations of training crops (davss/shards/augment.py); voices take colour and thin only."""
 
     sum_fraction: Fraction = 0.0  # share of the crops that get another one added
     sum_db: tuple[float, float] = (-15.0, 0.0)  # gain of the one that is added, in dB
     speed: tuple[Positive, Positive] = (1.0, 1.0)  # lowest and highest, drawn log-uniformly
     colour_db: NonNegative = 0.0  # standard deviation of an octave's gain, in dB
+    thin: Fraction = 0.0  # share of the crops that a poor microphone hears: little of what is low
+    thin_hz: tuple[Positive, Positive] = (200.0, 2000.0)  # where that begins, log-uniformly, in Hz
     reverse: bool = False  # play half of the crops backwards
 
 

@@ -7,7 +7,6 @@ decides its weights, so that changed settings, data or code begin anew instead o
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import pandas
 
 from davss import config
 from davss.code import code_digest
-from davss.config import SPEECH_CORPUS, AugmentConfig, PriorConfig, ShardsConfig, TrainingConfig
+from davss.config import SPEECH_CORPUS, PriorConfig, ShardsConfig, TrainingConfig
 from davss.diffusion.prior import NoisePrior, PriorInfo, SpeechPrior, load_prior
 from davss.diffusion.public import source_digest
 from davss.errors import DavssError
@@ -46,11 +45,11 @@ def make_job(name: str, params: Path, mode: str) -> TrainingJob:
     """The job of prior `name`; every piece is checked before anything starts."""
     speech = name == SPEECH
     prior_config = config.load_section(params, section_of(name), PriorConfig)
-    varied = replace(prior_config.training.augment, colour_db=0.0)
-    if speech and varied != AugmentConfig():
+    augment = prior_config.training.augment
+    if speech and (augment.sum_fraction or augment.speed != (1.0, 1.0) or augment.reverse):
         raise DavssError(
             "speech_prior.training.augment: sums, speed and backwards are for noise, they would "
-            "part a voice from its lips; set colour_db alone"
+            "part a voice from its lips; set colour_db or thin"
         )
     sample_rate = config.load_section(params, "shards", ShardsConfig).sample_rate
     seed = config.load_section(params, "seed", int)

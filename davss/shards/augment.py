@@ -38,11 +38,21 @@ def colour(audio: np.ndarray, decibels: np.ndarray) -> np.ndarray:
     """The crop (T,) filtered by a curve through `decibels` (OCTAVES + 1,), one for each octave
     downwards from half the sample rate, constant below the last; its level is kept.
     """
-    spectrum = np.fft.rfft(audio)
-    bins = np.arange(len(spectrum))
-    octave = np.log2(len(spectrum) / np.maximum(bins, 1))
-    gain = 10 ** (np.interp(octave, np.arange(OCTAVES + 1), decibels) / 20)
-    coloured = np.fft.irfft(spectrum * gain, n=len(audio))
+    bins = len(audio) // 2 + 1
+    octave = np.log2(bins / np.maximum(np.arange(bins), 1))
+    return _filtered(audio, 10 ** (np.interp(octave, np.arange(OCTAVES + 1), decibels) / 20))
+
+
+def thin(audio: np.ndarray, cutoff: float) -> np.ndarray:
+    """The crop (T,) as a poor microphone hears it: below `cutoff`, in cycles per sample, it falls
+    by 12 dB an octave, as behind a Butterworth filter of second order; its level is kept.
+    """
+    frequency = np.fft.rfftfreq(len(audio))
+    return _filtered(audio, (1 + (cutoff / np.maximum(frequency, 1e-9)) ** 4) ** -0.5)
+
+
+def _filtered(audio: np.ndarray, gain: np.ndarray) -> np.ndarray:
+    coloured = np.fft.irfft(np.fft.rfft(audio) * gain, n=len(audio))
     level = np.sqrt(np.mean(np.square(coloured)))
     scale = np.sqrt(np.mean(np.square(audio, dtype=np.float64))) / max(level, 1e-12)
     return (coloured * scale).astype(np.float32)

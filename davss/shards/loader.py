@@ -259,6 +259,9 @@ class _Items:
         if augment.colour_db:
             decibels = rng.normal(0, augment.colour_db, variations.OCTAVES + 1)
             audio = variations.colour(audio, decibels)
+        if augment.thin and rng.uniform() < augment.thin:
+            cutoff = math.exp(rng.uniform(*np.log(augment.thin_hz)))
+            audio = variations.thin(audio, cutoff / self.sample_rate)
         if augment.reverse and rng.uniform() < 0.5:
             audio = audio[::-1]
         gain = np.float32(10 ** (rng.uniform(*gain_db) / 20))

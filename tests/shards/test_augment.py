@@ -43,3 +43,12 @@ def test_a_colour_is_a_gain_for_each_octave():
     bins = np.arange(len(power)) * RATE / 80_000
     at = {f: power[(bins > 0.97 * f) & (bins < 1.03 * f)].mean() for f in (500, 2000)}
     assert 10 * np.log10(at[2000] / at[500]) == pytest.approx(12, abs=1)
+
+
+def test_a_thin_crop_falls_by_12_db_an_octave_and_keeps_its_level():
+    heard = sum(tone(frequency) for frequency in (150, 300, 3000))
+    thin = augment.thin(heard, 1200 / RATE)
+    change = np.abs(np.fft.rfft(thin)) / np.abs(np.fft.rfft(heard)).clip(1e-6)
+    low, octave_higher, high = (20 * np.log10(change[f]) for f in (150, 300, 3000))
+    assert abs(octave_higher - low - 12.0) < 0.1 and abs(octave_higher - high + 24.1) < 0.2
+    assert abs(np.std(thin) / np.std(heard) - 1) < 1e-3
