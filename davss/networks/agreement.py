@@ -48,19 +48,21 @@ def judge(lips: np.ndarray, audio: np.ndarray, sample_rate: int) -> Verdict:
     """Whether features of `lipsound` (V, D), NaN where nothing is seen, explain audio (T,).
 
     That mouths open when it is loud holds for everyone, and says nothing of whether the encoder can
-    read these: it is the shape of the spectrum, without its level, that counts.
+    read these, nor when of several people another is loud: it is the shape of the spectrum, without
+    its level, that counts.
     """
     bands, heard = lips[:, -BANDS:].astype(np.float64), log_mel(audio, sample_rate)
     num = min(len(bands), len(heard))
     bands, heard = bands[:num], heard[:num]
-    found = {lag: correlation(shifted(bands, lag), heard) for lag in LAGS}
+    actual = _shape(heard)
+    found = {lag: correlation(_shape(shifted(bands, lag)), actual) for lag in LAGS}
     best = max(found, key=lambda lag: found[lag])
     lag = best if found[best] >= found[0] + CLEARER else 0
-    predicted, actual = _shape(shifted(bands, lag)), _shape(heard)
+    predicted = _shape(shifted(bands, lag))
     shifts = range(NEAR, num - NEAR, max(num // 200, 1))
     others = [correlation(np.roll(predicted, by, 0), actual) for by in shifts]
     chance = float(np.quantile(others, 0.95)) if len(others) >= LEAST_SHIFTS else 0.0
-    return Verdict(correlation(predicted, actual), chance, lag)
+    return Verdict(found[lag], chance, lag)
 
 
 def _shape(bands: np.ndarray) -> np.ndarray:

@@ -56,6 +56,15 @@ def test_a_picture_that_is_late_is_noticed(voice, late):
     assert verdict.lag == late and verdict.explains
 
 
+def test_another_person_who_is_loud_later_makes_no_picture_late(voice):
+    lips = lips_of(voice, 0.3)
+    level = lips.mean(1, keepdims=True)
+    lips = lips - level + 5 * np.roll(level, 8, 0)
+    heard = log_mel(voice, RATE)
+    assert correlation(shifted(lips, 8), heard) > correlation(lips, heard) + 0.2
+    assert judge(lips, voice, RATE).lag == 0
+
+
 def test_frames_that_show_nothing_do_not_count(voice):
     lips = lips_of(voice)
     lips[50:90] = np.nan
