@@ -103,13 +103,14 @@ def test_separate_takes_them_by_default_and_says_so(folder, capsys):
     report = json.loads((folder / "out" / "separation.json").read_text())
     assert report["speech_prior"] == small.SPEECH_16 and report["bandwidth"] == 8000
     assert report["sampler"]["name"] == "mean_field" and not report["warnings"]
-    flags = "--out out --speakers 2 --num-steps 2 --num-samples 1 --device cpu"
+    flags = "--out out --speakers 2 --num-steps 2 --num-samples 1 --device cpu --preview"
     main(f"separate mix.wav {flags}".split())
     said = capsys.readouterr().err
     assert f"speech prior: small-speech, packaged with davss {davss.__version__}; " in said
     assert f"noise prior: {small.DEFAULT_NOISE}\n" in said
     assert "note: the priors work at 8000 Hz, so the output has nothing above 4000 Hz; " in said
     assert "the recording goes up to 8000 Hz" in said
+    assert "the output has nothing above 4000 Hz; " in (folder / "out/preview.html").read_text()
     report = json.loads((folder / "out" / "separation.json").read_text())
     assert (report["speech_prior"], report["noise_prior"]) == ("small-speech", small.DEFAULT_NOISE)
     (told,) = report["warnings"]

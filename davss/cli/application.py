@@ -76,6 +76,11 @@ def separate_file(recording: Path, out: Path, flags: argparse.Namespace) -> dict
         else:
             cast = Cast()
             seen = np.stack([read_lips(path, speech, sound) for path in paths]) if paths else None
+        sound.notes += limits_of(
+            chosen, speech.sample_rate, sound.rate, given_lips=bool(flags.lips)
+        )
+        if is_packaged(chosen) and total - (0 if seen is None else len(seen)) > 1:
+            sound.warnings.append(f"{file}: {ALIKE}")
         extras = plan_extras(recording, file, sound, cast, total, flags.mux, flags.preview)
     sample_rate, seconds, length = sound.rate, sound.seconds, len(sound.audio)
     separator = Separator(speech, noise, settings, flags.device, execution_settings(flags))
@@ -83,10 +88,7 @@ def separate_file(recording: Path, out: Path, flags: argparse.Namespace) -> dict
     check_folder(out, [*names, *extras.names], [file, *paths], 4 * len(names) * length)
 
     rates = separator.sample_rate, sample_rate
-    for line in about_priors(chosen, noise_prior, *rates, with_lips=bool(flags.lips)):
-        say(line)
-    if is_packaged(chosen) and total - (0 if seen is None else len(seen)) > 1:
-        sound.warnings.append(f"{recording}: {ALIKE}")
+    say(f"speech prior: {_with_origin(chosen)}; noise prior: {_with_origin(noise_prior)}")
     sound.print(recording)
     windows = separator.plan(round(seconds * separator.sample_rate))
     steps = separator.num_draw_steps * len(windows)
@@ -158,29 +160,24 @@ def _told_how_to_go_on(out: Path) -> Iterator[None]:
         raise
 
 
-def about_priors(
-    speech_prior: Path,
-    noise_prior: Path | NoiseModel,
-    prior_rate: int,
-    sample_rate: int,
-    *,
-    with_lips: bool,
+def _with_origin(prior: Path | NoiseModel) -> str:
+    return f"{prior}, packaged with davss {__version__}" if is_packaged(prior) else str(prior)
+
+
+def limits_of(
+    speech_prior: Path, prior_rate: int, sample_rate: int, *, given_lips: bool
 ) -> list[str]:
-    """Which priors are used, and what of the recording they do not cover."""
-    origin = f", packaged with davss {__version__}"
-    speech, noise = (
-        f"{prior}{origin if is_packaged(prior) else ''}" for prior in (speech_prior, noise_prior)
-    )
-    lines = [f"speech prior: {speech}; noise prior: {noise}"]
+    """What of the recording, or of the lips given with it, a speech prior does not cover."""
+    lines = []
     if sample_rate > prior_rate:
         lines.append(
-            f"note: the priors work at {prior_rate} Hz, so the output has nothing above "
+            f"the priors work at {prior_rate} Hz, so the output has nothing above "
             f"{prior_rate // 2} Hz; the recording goes up to {sample_rate // 2} Hz"
         )
-    if with_lips and is_packaged(speech_prior):
+    if given_lips and is_packaged(speech_prior):
         lines.append(
-            f"note: {speech_prior} was trained on one man's lips; for anyone else leave --lips "
-            "out, and for one speaker give --speakers 1"
+            f"{speech_prior} was trained on one man's lips; for anyone else leave --lips out, and "
+            "for one speaker give --speakers 1"
         )
     return lines
 

@@ -22,9 +22,9 @@ from davss.config import (
 from davss.errors import DavssError, one_line
 
 NOISE = "|".join(["DIR", *get_args(NoiseModel)])
-SPEECH_HELP = f"directory of a prior, or the packaged one, {small.SPEECH}"
-NOISE_HELP = f"directory of a prior, a packaged one ({small.NOISE}, "
-NOISE_HELP += f"{small.NOISE_DNS}), or an untrained model: nmf, fitted to each mixture, "
+SPEECH_HELP = f"directory of a prior, or a packaged one ({small.SPEECH}, {small.SPEECH_16})"
+NOISE_HELP = f"directory of a prior, a packaged one ({small.NOISE}, {small.NOISE_DNS}, "
+NOISE_HELP += f"{small.NOISE_16}), or an untrained model: nmf, fitted to each mixture, "
 NOISE_HELP += "gaussian, stationary, or none, which takes everything for speech"
 
 Settings = TypeVar("Settings")
