@@ -139,9 +139,11 @@ def find_cast(
     cast.num_off_screen = num_off_screen
     num = round(recording.seconds * FPS)
     audio = resample(recording.audio, recording.rate, prior.sample_rate)
+    lips = [_read_lips(face.person, prior, num, cast.shift) for face in cast.speakers]
     for index, face in enumerate(cast.speakers):
         asked = said[cast.faces.index(face)].get("lips") if said else None
-        _give_lips(face, prior, audio, num, cast.shift, asked)
+        others = lips[:index] + lips[index + 1 :]
+        _give_lips(face, prior, audio, lips[index], others, asked)
         if face.lips is None:
             recording.notes.append(f"{path}: speaker_{index + 1} without lips: {face.why}")
     _say(cast, path, recording)
@@ -185,10 +187,28 @@ def _face(person: Person, loudness: np.ndarray, said: dict[str, Any], first: int
     return Face(person, speaks, agrees, why=why, mouth=mouth)
 
 
+def _read_lips(person: Person, prior: SpeechPrior, num: int, first: int) -> np.ndarray:
+    """Lip features (V, D) for `num` frames of sound, NaN where they are not seen."""
+    lips = np.full((num, prior.visual_encoder.dim), np.nan, np.float32)
+    for sight in person.sights:
+        inside = (sight.frames + first < num).sum()
+        if inside >= min(SHORTEST, num):
+            features = prior.visual_encoder(sight.crops)
+            lips[sight.frames[:inside] + first] = features[:inside]
+    return lips
+
+
 def _give_lips(
-    face: Face, prior: SpeechPrior, audio: np.ndarray, num: int, first: int, asked: bool | None
+    face: Face,
+    prior: SpeechPrior,
+    audio: np.ndarray,
+    lips: np.ndarray,
+    others: list[np.ndarray],
+    asked: bool | None,
 ) -> None:
-    """Lip features where they are of use, else the reason why not; `asked` decides, if given."""
+    """Lip features where they are of use, else the reason why not; `asked` decides, if given.
+    `others` are the features of those who speak besides.
+    """
     person = face.person
     if asked is False:
         face.why = "said so by --faces"
@@ -196,17 +216,11 @@ def _give_lips(
     if asked is None and person.turned > MAX_TURNED:
         face.why = f"it is seen from the side in {100 * person.turned:.0f} % of its frames"
         return
-    lips = np.full((num, prior.visual_encoder.dim), np.nan, np.float32)
-    for sight in person.sights:
-        inside = (sight.frames + first < num).sum()
-        if inside >= min(SHORTEST, num):
-            features = prior.visual_encoder(sight.crops)
-            lips[sight.frames[:inside] + first] = features[:inside]
     if np.isnan(lips).all():
         face.why = "it is seen too briefly"
         return
     if isinstance(prior.visual_encoder, LipSound):
-        face.verdict = judge(lips, audio, prior.sample_rate)
+        face.verdict = judge(lips, audio, prior.sample_rate, others)
         if face.verdict.lag:
             lips = shifted(lips, face.verdict.lag)
         if asked is None and not face.verdict.explains:
@@ -233,8 +247,8 @@ def _say(cast: Cast, path: Path, recording: Recording) -> None:
     for index, face in enumerate(cast.speakers):
         if face.lips is not None and face.verdict is not None and face.verdict.lag:
             recording.notes.append(
-                f"{path}: speaker_{index + 1}: its picture is {face.verdict.lag / FPS:+.2f} s late "
-                "and moved to the sound"
+                f"{path}: speaker_{index + 1}: its picture is {abs(face.verdict.lag) / FPS:.2f} s "
+                f"{'late' if face.verdict.lag > 0 else 'early'} and moved to the sound"
             )
         absent = 1 - len(face.person.frames) / max(len(face.mouth), 1)
         if face.lips is not None and absent > 1 / len(face.mouth):

@@ -9,6 +9,7 @@ V video frames at 25 per second, T samples, B bands.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
@@ -44,25 +45,49 @@ class Verdict:
         return self.correlation >= max(EXPLAINS, self.chance)
 
 
-def judge(lips: np.ndarray, audio: np.ndarray, sample_rate: int) -> Verdict:
-    """Whether features of `lipsound` (V, D), NaN where nothing is seen, explain audio (T,).
+def judge(
+    lips: np.ndarray, audio: np.ndarray, sample_rate: int, others: Sequence[np.ndarray] = ()
+) -> Verdict:
+    """Whether features of `lipsound` (V, D), NaN where nothing is seen, explain audio (T,), in
+    which those of `others` (V, D) speak as well.
 
     That mouths open when it is loud holds for everyone, and says nothing of whether the encoder can
     read these, nor when of several people another is loud: it is the shape of the spectrum, without
-    its level, that counts.
+    its level, that counts, and most where this voice is expected to be the loudest.
     """
     bands, heard = lips[:, -BANDS:].astype(np.float64), log_mel(audio, sample_rate)
     num = min(len(bands), len(heard))
-    bands, heard = bands[:num], heard[:num]
-    actual = _shape(heard)
-    found = {lag: correlation(_shape(shifted(bands, lag)), actual) for lag in LAGS}
+    bands, actual = bands[:num], _shape(heard[:num])
+    weight = _lead(bands, [other[:num, -BANDS:] for other in others])
+    found = {
+        lag: correlation(_shape(shifted(bands, lag)), actual, shifted(weight, lag)) for lag in LAGS
+    }
     best = max(found, key=lambda lag: found[lag])
     lag = best if found[best] >= found[0] + CLEARER else 0
-    predicted = _shape(shifted(bands, lag))
+    predicted, weight = _shape(shifted(bands, lag)), shifted(weight, lag)
     shifts = range(NEAR, num - NEAR, max(num // 200, 1))
-    others = [correlation(np.roll(predicted, by, 0), actual) for by in shifts]
-    chance = float(np.quantile(others, 0.95)) if len(others) >= LEAST_SHIFTS else 0.0
+    chances = [
+        correlation(np.roll(predicted, by, 0), actual, np.roll(weight, by, 0)) for by in shifts
+    ]
+    chance = float(np.quantile(chances, 0.95)) if len(chances) >= LEAST_SHIFTS else 0.0
     return Verdict(found[lag], chance, lag)
+
+
+def _lead(bands: np.ndarray, others: Sequence[np.ndarray]) -> np.ndarray:
+    """Weights (V, 1) from 0 to 1 of how much louder bands (V, B) are expected than any of `others`;
+    a half where that is not known.
+    """
+    lead = np.zeros(len(bands))
+    if others:
+        lead = _level(bands) - np.fmax.reduce([_level(other) for other in others])
+    return 1 / (1 + np.exp(-2 * np.nan_to_num(lead)))[:, None]
+
+
+def _level(bands: np.ndarray) -> np.ndarray:
+    """Mean of bands (V, B), (V,) of unit variance."""
+    level = bands.mean(1)
+    known = level[np.isfinite(level)]
+    return (level - known.mean()) / max(known.std(), 1e-6) if len(known) else level
 
 
 def _shape(bands: np.ndarray) -> np.ndarray:
@@ -82,18 +107,20 @@ def shifted(values: np.ndarray, lag: int) -> np.ndarray:
     return moved
 
 
-def correlation(picture: np.ndarray, sound: np.ndarray) -> float:
+def correlation(picture: np.ndarray, sound: np.ndarray, weight: np.ndarray | None = None) -> float:
     """Of (V, B) seen and heard, bands centred and those heard alike in power; 0 of too few frames.
-    Frames that are NaN do not count.
+    Frames that are NaN do not count, the others by their weight (V, 1), if given.
     """
     known = np.isfinite(picture[:, 0]) & np.isfinite(sound[:, 0])
     if known.sum() < FEW:
         return 0.0
-    seen = picture[known] - picture[known].mean(0)
-    heard = sound[known] - sound[known].mean(0)
-    heard = heard / np.maximum(heard.std(0), 1e-6)
-    power = np.sqrt(np.square(seen).sum() * np.square(heard).sum())
-    return float((seen * heard).sum() / power) if power > 0 else 0.0
+    share = np.ones((len(picture), 1)) if weight is None else weight
+    share = share[known] / share[known].sum()
+    seen = picture[known] - (share * picture[known]).sum(0)
+    heard = sound[known] - (share * sound[known]).sum(0)
+    heard = heard / np.maximum(np.sqrt((share * heard**2).sum(0)), 1e-6)
+    power = np.sqrt((share * seen**2).sum() * (share * heard**2).sum())
+    return float((share * seen * heard).sum() / power) if power > 0 else 0.0
 
 
 def envelope(audio: np.ndarray, sample_rate: int, num: int) -> np.ndarray:

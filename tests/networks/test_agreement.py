@@ -65,6 +65,16 @@ def test_another_person_who_is_loud_later_makes_no_picture_late(voice):
     assert judge(lips, voice, RATE).lag == 0
 
 
+def test_stretches_in_which_another_is_louder_count_less(voice):
+    turn = np.repeat(np.arange(6, dtype=np.float32) % 2, RATE)
+    own, other = voice * (0.1 + turn), np.flip(voice) * (1.1 - turn)
+    lips = lips_of(own), lips_of(other)
+    alone = judge(lips[0], own + other, RATE)
+    assert judge(lips[0], own + other, RATE, lips[1:]).correlation > alone.correlation + 0.1
+    unseen = judge(lips[0], own + other, RATE, [np.full_like(lips[1], np.nan)])
+    assert unseen.correlation == pytest.approx(alone.correlation)
+
+
 def test_frames_that_show_nothing_do_not_count(voice):
     lips = lips_of(voice)
     lips[50:90] = np.nan
