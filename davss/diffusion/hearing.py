@@ -24,6 +24,7 @@ SILENT, STATIONARY, WITH_FLOOR = 0.06, 0.3, 0.3
 FRAMES, BINS = (5, 191), (1, 3, 5, 9)  # over which the power of a sound is averaged
 FLOOR_DB = (-40.0, -10.0)
 BLURRED, BLURS = 0.5, (3, 9, 31)  # what is told is often smoother than the noise, by these frames
+NOTHING = 1e-14  # power of a sound that has none, 114 dB below sigma_data
 STRETCHES, BANDS, LOWEST_BAND = (2, 9), (2, 7), 4  # of splices
 
 
@@ -125,12 +126,13 @@ def _splice(own: Tensor, other: Tensor, rng: np.random.Generator) -> tuple[Tenso
 
 
 def _variance(power: Tensor, rng: np.random.Generator) -> Tensor:
-    """Variances (F, N) of mean 1 from the power (F, N) of a sound."""
+    """Variances (F, N) of mean 1 from the power (F, N) of a sound, white where it is silent."""
+    power = power if power.mean() > NOTHING else torch.ones_like(power)
     if rng.uniform() < STATIONARY:
         variance = power.mean(dim=1, keepdim=True).expand_as(power)
     else:
         variance = smooth(power, round(_log_uniform(rng, *FRAMES)), int(rng.choice(BINS)))
-    variance = variance / variance.mean().clamp_min(1e-20)
+    variance = variance / variance.mean()
     floor = 10 ** (rng.uniform(*FLOOR_DB) / 10) if rng.uniform() < WITH_FLOOR else 0.0
     return variance + floor
 

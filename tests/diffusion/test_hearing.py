@@ -117,6 +117,14 @@ def test_silence_has_a_loss():
     assert (expected_error(silent, SIGMA_DATA) > 0).all()
 
 
+def test_sounds_without_any_sample_make_white_noise():
+    given = draws()
+    given["foreign"][:, 1] = 0.0
+    heard = hear(**given, config=ForeignConfig(coloured=1.0), sigma_data=SIGMA_DATA)
+    assert expected_error(heard, SIGMA_DATA).min() > 1e-8
+    assert torch.isfinite(heard.told).all() and heard.told.min() > 0
+
+
 def test_some_items_are_own():
     with pytest.raises(DavssError, match=r"splices' = 0.5: must leave items"):
         parse(ForeignConfig, {"negatives": 0.5, "splices": 0.5}, "foreign")
