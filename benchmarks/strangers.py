@@ -9,8 +9,8 @@ heard the recording (another stretch of it), the scene (other recordings), or no
 NOISE are folders in which the files of the list lie. Every noise model has the same speech prior
 and sampler, unless a preset's or sampler's name and `:` stand before it, or `+` and settings behind
 it: `udiffse:none`, `gaussian+shares=measured`. With `--peers` supervised enhancers
-(`davss/evaluation/peers.py`) are in the table as well.
-With `--thin 1200` the voices are those of a poor microphone.
+(`davss/evaluation/peers.py`) are in the table as well. With `--thin 1200` the voices are those of
+a poor microphone (`davss/shards/augment.py`).
 Prints means with 95 % intervals, and the paired differences from the first model.
 """
 
@@ -30,7 +30,6 @@ import numpy as np
 import pandas
 import torch
 import yaml
-from scipy import signal
 from tqdm import tqdm
 
 from davss import PRESETS, Separator, load_prior
@@ -39,6 +38,7 @@ from davss.evaluation import external
 from davss.evaluation.metrics import si_sdr
 from davss.evaluation.statistics import Interval, difference, interval
 from davss.media.audio import high_pass, read_audio
+from davss.shards import augment
 
 RATE, SECONDS = 16_000, 2.8
 HIGH_PASS = 80.0  # Hz: two thirds of the power of some recordings of voices is rumble
@@ -76,11 +76,9 @@ def render(
 
 def voice(cut: torch.Tensor, thin: float = 0.0) -> torch.Tensor:
     """A voice (T,) without rumble, at unit level; below `thin` Hz it falls by 12 dB an octave."""
-    clear = high_pass(cut.numpy(), HIGH_PASS, RATE)
-    if thin:
-        clear = signal.sosfilt(signal.butter(2, thin, "highpass", fs=RATE, output="sos"), clear)
-    found = torch.from_numpy(clear).float()
-    return found / found.std()
+    sound = high_pass(cut.numpy(), HIGH_PASS, RATE)
+    clear = torch.from_numpy(augment.thin(sound, thin / RATE) if thin else sound)
+    return clear / clear.std()
 
 
 def separator(text: str, speech_prior: str, preset: str) -> Separator:

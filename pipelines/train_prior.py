@@ -46,6 +46,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.dry_run:
         print(dry_run(arguments))
         return
+    if arguments.samples is not None and arguments.export is None:
+        raise DavssError("--samples: goes with --export; a run trains for training.total_samples")
+    if arguments.export is not None and arguments.export.exists():
+        raise DavssError(f"--export {arguments.export}: exists already; give another name")
     if arguments.gpus or arguments.profile:
         raise DavssError("--gpus, --profile: for --dry-run only; a run takes DAVSS_NUM_WORKERS")
     num_workers = launch.parse_workers(os.environ.get("DAVSS_NUM_WORKERS"))
@@ -108,11 +112,12 @@ def _export_now(job: TrainingJob, out: Path, samples: int | None) -> str:
     job.pull_checkpoints()
     saved = checkpoint.load_newest(job.checkpoints, samples)
     if saved is None:
-        kept = sorted({int(path.name.split("-")[1]) for path in job.checkpoints.glob("*-*-*.pt")})
-        which = f" after {samples} clips" if samples else ""
+        kept = ", ".join(map(str, checkpoint.kept(job.checkpoints)))
         raise DavssError(
-            f"{job.checkpoints}: no checkpoint{which}; training.keep_checkpoints kept "
-            f"{', '.join(map(str, kept)) or 'none'}"
+            f"--samples {samples}: not among the checkpoints of {job.name}, which are those after "
+            f"{kept} clips; training.keep_checkpoints says how many are kept"
+            if kept
+            else f"{job.checkpoints}: no checkpoint; train {job.name} with these settings first"
         )
     save_prior(_prior_of(job, saved), out)
     return f"{out}: {job.name} after {saved['samples_seen']} clips"

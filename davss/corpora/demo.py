@@ -21,7 +21,7 @@ import soundfile
 
 from davss.config import DemoConfig
 from davss.corpora.demo_face import Portrait
-from davss.corpora.demo_head import SIZE, draw_identity
+from davss.corpora.demo_head import draw_identity
 from davss.corpora.demo_speech import RATE, cut_clips, motion_of_speech, speech_stream
 from davss.errors import DavssError
 from davss.media.audio import read_audio, require_sound, resample
@@ -109,12 +109,13 @@ def write_session(session: Session, recordings: Path, root: Path) -> None:
 
 
 def write_mp4(path: Path, frames: np.ndarray, audio: np.ndarray) -> None:
-    """Write RGB frames (V, 224, 224, 3) at 25 fps and audio (T,) at 16 kHz as H.264 and AAC."""
+    """Write RGB frames (V, H, W, 3) at 25 fps and audio (T,) at 16 kHz as H.264 and AAC."""
     with av.open(str(path), "w", format="mp4") as container:
         video = container.add_stream(
             "libx264", rate=25, options={"preset": "ultrafast", "crf": "23"}
         )
-        video.width, video.height, video.pix_fmt = SIZE, SIZE, "yuv420p"
+        video.height, video.width = frames.shape[1:3]
+        video.pix_fmt = "yuv420p"
         video.codec_context.thread_count = 1  # the same bytes on every machine
         sound = container.add_stream("aac", rate=RATE, layout="mono", options={"aac_coder": "fast"})
         sound.bit_rate = 64_000

@@ -1,7 +1,7 @@
 """Variations of training crops, for corpora that hold too few recordings.
 
 Sums of recordings, playing them faster or slower, and colouring them make many scenes of few.
-Voices are coloured only, as many microphones make them: a sum is no single voice, and a changed
+Voices are only coloured and made thin, as microphones do: a sum is no single voice, and a changed
 speed would part a voice from its lips. All keep the level of a crop. T samples.
 """
 

@@ -104,8 +104,7 @@ def load_newest(folder: Path, samples: int | None = None) -> dict[str, Any] | No
     Raises DavssError for one of another format.
     """
     # The best one is the last resort where it is the newest that is whole.
-    paths = sorted([*_listed(folder), *_listed(folder, "best")], key=_samples_seen, reverse=True)
-    for path in paths:
+    for path in sorted(_all(folder), key=_samples_seen, reverse=True):
         if samples not in (None, _samples_seen(path)):
             continue
         match = _NAME.fullmatch(path.name)
@@ -131,6 +130,10 @@ def _listed(folder: Path, kind: str = "checkpoint") -> list[Path]:
     return sorted(path for path in folder.glob(f"{kind}-*.pt") if _NAME.fullmatch(path.name))
 
 
+def _all(folder: Path) -> list[Path]:
+    return [*_listed(folder), *_listed(folder, "best")]
+
+
 def _samples_seen(path: Path) -> int:
     match = _NAME.fullmatch(path.name)
     return int(match[1]) if match else 0
@@ -138,8 +141,12 @@ def _samples_seen(path: Path) -> int:
 
 def samples_seen(folder: Path) -> int:
     """Samples seen by the newest checkpoint in `folder`, by its name alone; 0 without one."""
-    paths = [*_listed(folder), *_listed(folder, "best")]
-    return max((_samples_seen(path) for path in paths), default=0)
+    return max(kept(folder), default=0)
+
+
+def kept(folder: Path) -> list[int]:
+    """Samples seen by each checkpoint in `folder`, by their names alone, ascending."""
+    return sorted({_samples_seen(path) for path in _all(folder)})
 
 
 def newest_name(folder: Path) -> str:

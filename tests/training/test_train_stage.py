@@ -117,8 +117,15 @@ def test_sounds_of_the_other_kind(project, monkeypatch):
     same = load_prior("now")
     assert same.info == prior.info
     assert all(map(torch.equal, same.state_dict().values(), prior.state_dict().values()))
-    with pytest.raises(DavssError, match=r"no checkpoint after 5 clips; .*kept .*32"):
+    with pytest.raises(DavssError, match=r"^--samples 5: not among .* after .*32 clips"):
         train_prior.main(["wham", "--export", "then", "--samples", "5"])
+    with pytest.raises(DavssError, match=r"^--samples: goes with --export"):
+        train_prior.main(["wham", "--samples", "5"])
+    with pytest.raises(DavssError, match=r"^--export now: exists already"):
+        train_prior.main(["wham", "--export", "now"])
+    shutil.rmtree(job.state)
+    with pytest.raises(DavssError, match=r"checkpoints: no checkpoint; train wham"):
+        train_prior.main(["wham", "--export", "then"])
     assert not Path("then").exists()
     history = pandas.read_csv("data/training/wham/history.csv")
     assert (history.train_loss < 10).all()
