@@ -8,7 +8,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 BIN := $(if $(filter /%,$(VENV)),$(VENV),$(CURDIR)/$(VENV))/bin
 PIP := "$(BIN)/python" -m pip install --disable-pip-version-check --no-deps
-UV := "$(BIN)/python" -m uv pip install --no-deps
+# Byte code as pip leaves it: without, each of the dozen processes of a stage compiles ray and torch.
+UV := "$(BIN)/python" -m uv pip install --no-deps --compile-bytecode
 STAMP := $(VENV)/.installed
 # Stages are commands of DVC: they find their Python on the PATH.
 export PATH := $(BIN):$(PATH)
