@@ -72,7 +72,7 @@ def test_bucket_and_folder_hold_the_same(raw, s3, tmp_path, monkeypatch, capsys)
     assert tables(tmp_path / "out") == tables(tmp_path / "local")
     rejects = pandas.read_parquet(tmp_path / "out/rejects.parquet")
     assert list(rejects.path) == ["train/é 7.wav"]
-    assert rejects.reason[0].startswith("train/é 7.wav: not a recording that can be read")
+    assert rejects.reason[0].startswith("train/é 7.wav: a text file, not a recording")
     names = sorted(entry.name for entry in store.list("shards/wham"))
     there = LocalStore(tmp_path / "st").list("shards/wham")
     tars = [name for name in names if name.endswith(".tar")]
