@@ -242,7 +242,7 @@ class NetworkConfig:
 
 @_settings
 class AugmentConfig:
-    """Variations of training crops (davss/shards/augment.py); voices take colour and thin only."""
+    """Variations of training crops (davss/shards/augment.py); of voices colour, thin, dull only."""
 
     sum_fraction: Fraction = 0.0  # share of the crops that get another one added
     sum_db: tuple[float, float] = (-15.0, 0.0)  # gain of the one that is added, in dB
@@ -250,6 +250,8 @@ class AugmentConfig:
     colour_db: NonNegative = 0.0  # standard deviation of an octave's gain, in dB
     thin: Fraction = 0.0  # share of the crops that a poor microphone hears: little of what is low
     thin_hz: tuple[Positive, Positive] = (200.0, 2000.0)  # where that begins, log-uniformly, in Hz
+    dull: Fraction = 0.0  # share of the crops that a narrow line carries: nothing of what is high
+    dull_hz: tuple[Positive, Positive] = (2000.0, 6000.0)  # where that ends, log-uniformly, in Hz
     reverse: bool = False  # play half of the crops backwards
 
 

@@ -49,7 +49,7 @@ def make_job(name: str, params: Path, mode: str) -> TrainingJob:
     if speech and (augment.sum_fraction or augment.speed != (1.0, 1.0) or augment.reverse):
         raise DavssError(
             "speech_prior.training.augment: sums, speed and backwards are for noise, they would "
-            "part a voice from its lips; set colour_db or thin"
+            "part a voice from its lips; set colour_db, thin or dull"
         )
     sample_rate = config.load_section(params, "shards", ShardsConfig).sample_rate
     seed = config.load_section(params, "seed", int)

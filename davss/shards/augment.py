@@ -1,8 +1,8 @@
 """Variations of training crops, for corpora that hold too few recordings.
 
 Sums of recordings, playing them faster or slower, and colouring them make many scenes of few.
-Voices are only coloured and made thin, as microphones do: a sum is no single voice, and a changed
-speed would part a voice from its lips. All keep the level of a crop. T samples.
+Voices are only coloured and made thin or dull, as microphones and lines do: a sum is no single
+voice, and a changed speed would part a voice from its lips. All keep the level of a crop. T samples.
 """
 
 from __future__ import annotations
@@ -49,6 +49,13 @@ def thin(audio: np.ndarray, cutoff: float) -> np.ndarray:
     """
     frequency = np.fft.rfftfreq(len(audio))
     return _filtered(audio, (1 + (cutoff / np.maximum(frequency, 1e-9)) ** 4) ** -0.5)
+
+
+def dull(audio: np.ndarray, cutoff: float) -> np.ndarray:
+    """The crop (T,) as a narrow line or codec leaves it: above `cutoff`, in cycles per sample, it
+    falls by 36 dB an octave, as behind a Butterworth filter of sixth order; its level is kept.
+    """
+    return _filtered(audio, (1 + (np.fft.rfftfreq(len(audio)) / cutoff) ** 12) ** -0.5)
 
 
 def _filtered(audio: np.ndarray, gain: np.ndarray) -> np.ndarray:

@@ -262,6 +262,9 @@ class _Items:
         if augment.thin and rng.uniform() < augment.thin:
             cutoff = math.exp(rng.uniform(*np.log(augment.thin_hz)))
             audio = variations.thin(audio, cutoff / self.sample_rate)
+        if augment.dull and rng.uniform() < augment.dull:
+            cutoff = math.exp(rng.uniform(*np.log(augment.dull_hz)))
+            audio = variations.dull(audio, cutoff / self.sample_rate)
         if augment.reverse and rng.uniform() < 0.5:
             audio = audio[::-1]
         gain = np.float32(10 ** (rng.uniform(*gain_db) / 20))

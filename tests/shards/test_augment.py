@@ -52,3 +52,12 @@ def test_a_thin_crop_falls_by_12_db_an_octave_and_keeps_its_level():
     low, octave_higher, high = (20 * np.log10(change[f]) for f in (150, 300, 3000))
     assert abs(octave_higher - low - 12.0) < 0.1 and abs(octave_higher - high + 24.1) < 0.2
     assert abs(np.std(thin) / np.std(heard) - 1) < 1e-3
+
+
+def test_a_dull_crop_has_nothing_high_and_keeps_its_level():
+    heard = sum(tone(frequency) for frequency in (300, 1500, 3000))
+    dull = augment.dull(heard, 750 / RATE)
+    change = np.abs(np.fft.rfft(dull)) / np.abs(np.fft.rfft(heard)).clip(1e-6)
+    low, high, octave_higher = (20 * np.log10(change[f]) for f in (300, 1500, 3000))
+    assert abs(low - high - 36.1) < 0.2 and abs(high - octave_higher - 36.1) < 0.2
+    assert abs(np.std(dull) / np.std(heard) - 1) < 1e-3

@@ -157,7 +157,7 @@ def test_mixed_with_clips_without_lips(corpus, tmp_path, monkeypatch):
         global_batch_size=8,
         audio_only=extra,
         audio_only_fraction=0.25,
-        augment=AugmentConfig(thin=1.0),
+        augment=AugmentConfig(thin=1.0, dull=1.0),
     )
     for one, other in zip(found, varied, strict=False):
         assert one.keys == other.keys and torch.equal(one.has_lips, other.has_lips)
