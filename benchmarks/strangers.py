@@ -9,8 +9,8 @@ heard the recording (another stretch of it), the scene (other recordings), or no
 NOISE are folders in which the files of the list lie. Every noise model has the same speech prior
 and sampler, unless a preset's or sampler's name and `:` stand before it, or `+` and settings behind
 it: `udiffse:none`, `gaussian+shares=measured`. With `--peers` supervised enhancers
-(`davss/evaluation/peers.py`) are in the table as well. With `--thin 1200` the voices are those of
-a poor microphone (`davss/shards/augment.py`).
+(`davss/evaluation/peers.py`) are in the table as well. With `--damage opus:8` every recording is
+damaged so (`davss/evaluation/damage.py` lists all).
 Prints means with 95 % intervals, and the paired differences from the first model.
 """
 
@@ -35,10 +35,10 @@ from tqdm import tqdm
 from davss import PRESETS, Separator, load_prior
 from davss.config import SAMPLERS, NoiseModel
 from davss.evaluation import external
+from davss.evaluation.damage import damaged_sound
 from davss.evaluation.metrics import si_sdr
 from davss.evaluation.statistics import Interval, difference, interval
 from davss.media.audio import high_pass, read_audio
-from davss.shards import augment
 
 RATE, SECONDS = 16_000, 2.8
 HIGH_PASS = 80.0  # Hz: two thirds of the power of some recordings of voices is rumble
@@ -63,21 +63,22 @@ def stretch(folder: Path, name: str, start: int) -> torch.Tensor:
 
 
 def render(
-    row: Any, speech: Path, noise: Path, snr_db: float, thin: float = 0.0
+    row: Any, speech: Path, noise: Path, snr_db: float, damage: str = ""
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Voices (K, T), equally loud, and the mixture (T,)."""
+    """Voices (K, T), equally loud, and the mixture (T,) of a damaged recording."""
     pairs = [(row.speech_1, row.start_1), (row.speech_2, row.start_2)][: row.num_speakers]
-    voices = torch.stack([voice(stretch(speech, name, int(start)), thin) for name, start in pairs])
-    clean = voices.sum(dim=0)
-    level = clean.std() * 10 ** (-snr_db / 20)
+    voices = torch.stack([voice(stretch(speech, name, int(start))) for name, start in pairs])
+    level = voices.sum(dim=0).std() * 10 ** (-snr_db / 20)
     sound = stretch(noise, row.noise, row.start)
-    return voices, clean + level * (sound - sound.mean()) / sound.std()
+    sound = level * (sound - sound.mean()) / sound.std()
+    rng = np.random.default_rng(row.item)
+    mixture, heard = damaged_sound(damage, voices.numpy(), sound.numpy(), RATE, rng)
+    return torch.from_numpy(heard), torch.from_numpy(mixture)
 
 
-def voice(cut: torch.Tensor, thin: float = 0.0) -> torch.Tensor:
-    """A voice (T,) without rumble, at unit level; below `thin` Hz it falls by 12 dB an octave."""
-    sound = high_pass(cut.numpy(), HIGH_PASS, RATE)
-    clear = torch.from_numpy(augment.thin(sound, thin / RATE) if thin else sound)
+def voice(cut: torch.Tensor) -> torch.Tensor:
+    """A voice (T,) without rumble, at unit level."""
+    clear = torch.from_numpy(high_pass(cut.numpy(), HIGH_PASS, RATE))
     return clear / clear.std()
 
 
@@ -122,7 +123,9 @@ def measure(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
         models |= {name: external.Peer(name, arguments.peers) for name in found}
     for snr_db in arguments.snr_db:
         for row in tqdm(list(mixtures.itertuples()), desc=f"{snr_db:g} dB", unit="mixture"):
-            voices, mixture = render(row, arguments.speech, arguments.noise, snr_db, arguments.thin)
+            voices, mixture = render(
+                row, arguments.speech, arguments.noise, snr_db, arguments.damage
+            )
             place = {"noise_heard": row.noise_heard, "num_speakers": row.num_speakers}
             place |= {"snr_db": snr_db, "item": row.item, "scene": row.scene}
             plain = si_sdr(mixture.expand_as(voices), voices).mean().item()
@@ -171,13 +174,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--heard", nargs="+", default=HEARD, choices=HEARD, help="what training knew of the noise")
     add("--num-speakers", nargs="+", type=int, default=[1])
     add("--snr-db", nargs="+", type=float, default=[0.0, 5.0])
-    add(
-        "--thin",
-        type=float,
-        default=0.0,
-        metavar="HZ",
-        help="below it voices fall, 12 dB an octave",
-    )
+    add("--damage", default="", metavar="KIND:VALUE", help="of the recordings, such as opus:8")
     add("--peers", type=Path, metavar="PYTHON", help="of the environment of supervised enhancers")
     add("--mixtures", type=int, default=60, help="of each cell, from the top of the list")
     arguments = parser.parse_args(argv)

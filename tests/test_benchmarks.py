@@ -1,6 +1,8 @@
 """What the benchmarks compute by themselves."""
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas
@@ -20,11 +22,21 @@ def test_voices_of_strangers_are_without_rumble():
     assert (found - tone / tone.std())[1000:-1000].abs().max() < 0.02
 
 
-def test_thin_voices_lack_what_lies_low():
+def test_the_recordings_of_strangers_are_damaged(monkeypatch):
     time = torch.arange(strangers.RATE) / strangers.RATE
-    low, high = (torch.sin(2 * torch.pi * f * time) for f in (300, 4800))
-    level = torch.fft.rfft(strangers.voice(low + high, thin=1200.0)).abs()
-    assert abs(20 * torch.log10(level[300] / level[4800]) + 24.0) < 1.0  # two octaves
+    sounds = {"voice": 300, "noise": 5000}
+    monkeypatch.setattr(
+        strangers, "stretch", lambda _, name, start: torch.sin(2 * torch.pi * sounds[name] * time)
+    )
+    row = SimpleNamespace(
+        num_speakers=1, speech_1="voice", start_1=0, speech_2="", start_2=0, noise="noise", start=0
+    )
+    row.item = 0
+    voices, mixture = strangers.render(row, Path(), Path(), 5.0)
+    _, heard = strangers.render(row, Path(), Path(), 5.0, "band:telephone")
+    assert abs((mixture - voices[0]).std() - 10 ** (-5 / 20)) < 0.01
+    assert heard[2000:-2000].std() < 1.05 < mixture.std()  # the noise is out of its band
+    assert abs(torch.linalg.norm(voices[0]) - len(time) ** 0.5) < 1
 
 
 def test_gaps_are_of_the_same_mixtures(tmp_path, capsys):

@@ -9,13 +9,14 @@ A row of a plan names it in its column `damage`, KIND:VALUE; without one, nothin
 | `opus:KBPS` | through a codec | `frozen:SHARE` | the picture stands, in one stretch |
 | `band:telephone` | 300 to 3400 Hz | `covered:SHARE` | a grey patch on the mouth, in one stretch |
 | `reverb:SECONDS` | in a room of that RT60 | `pixels:N` | a crop of N × N pixels |
-| | | `blur:PIXELS` | a Gaussian's σ, of the crop's 96 pixels |
+| `thin:HZ` | little of voices below | `blur:PIXELS` | a Gaussian's σ, of the crop's 96 pixels |
 | | | `video:CRF` | H.264; 51 is the worst there is |
 
 References stay what they are: nobody asks a separator to keep clipping or a codec's noise. Those of
 `reverb` are the voices with the first 50 ms of the room: reflections that early are heard as part
 of the voice, and none of the priors is taught to remove them, while what comes later blurs speech,
-and counts as error. The noise, recorded in a room of its own, is left as it is.
+and counts as error. Those of `thin` are the thin voices of poor microphones. The noise of both,
+recorded elsewhere, is left as it is.
 
 Shapes: K speakers · T samples · V video frames.
 """
@@ -36,6 +37,7 @@ from scipy import signal
 from davss.errors import DavssError
 from davss.media import FPS
 from davss.media.resampling import resample
+from davss.shards import augment
 
 EARLY = 0.05  # s of a room's response
 TELEPHONE = (300.0, 3400.0)  # Hz, ITU-T G.712
@@ -49,7 +51,7 @@ def parse(text: str) -> tuple[str, float]:
     if text in ("", "band:telephone"):
         return kind, 0.0
     try:
-        if kind not in {"reverb", "shift", *SOUND, *PICTURE} - {"band"}:
+        if kind not in {"reverb", "thin", "shift", *SOUND, *PICTURE} - {"band"}:
             raise ValueError
         number = float(value)
         low, high = LIMITS.get(kind, (-np.inf, np.inf))
@@ -78,6 +80,8 @@ def damaged_sound(
     if kind == "reverb":
         speech, late = reverberate(speech, rate, value, rng)
         return (speech + late).sum(axis=0) + noise, speech
+    if kind == "thin":
+        speech = np.stack([augment.thin(voice, value / rate) for voice in speech])
     mixture = speech.sum(axis=0) + noise
     if kind in SOUND:
         mixture = SOUND[kind](mixture, rate, value).astype(np.float32)
@@ -243,4 +247,4 @@ PICTURE: dict[str, Picture] = {"dropped": dropped, "frozen": frozen, "covered": 
 PICTURE |= {"pixels": pixels, "blur": blur, "video": video}
 LIMITS: dict[str, tuple[float, float]] = {kind: (0, 1) for kind in ("dropped", "frozen", "covered")}
 LIMITS |= {"clip": (0, 0.99), "opus": (0.5, 512), "reverb": (0.1, 2), "pixels": (1, 96)}
-LIMITS |= {"video": (0, 51), "blur": (0.1, 48), "level": (-120, 120)}
+LIMITS |= {"thin": (20, 20_000), "video": (0, 51), "blur": (0.1, 48), "level": (-120, 120)}

@@ -2,7 +2,8 @@
 
 Sums of recordings, playing them faster or slower, and colouring them make many scenes of few.
 Voices are only coloured and made thin or dull, as microphones and lines do: a sum is no single
-voice, and a changed speed would part a voice from its lips. All keep the level of a crop. T samples.
+voice, and a changed speed would part a voice from its lips. All keep the level of a crop.
+T samples.
 """
 
 from __future__ import annotations

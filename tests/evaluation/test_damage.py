@@ -55,6 +55,16 @@ def test_level_is_in_decibel(change):
     assert decibel(mixture, plain) == pytest.approx(change, abs=1e-4)
 
 
+def test_thin_voices_are_their_own_reference():
+    rng = np.random.default_rng(0)
+    speech, noise = rng.standard_normal((2, 16_000)), rng.standard_normal(16_000)
+    mixture, heard = damage.damaged_sound("thin:2000", speech, noise, 16_000, rng)
+    np.testing.assert_allclose(mixture, heard.sum(axis=0) + noise, atol=1e-5)
+    before, after = (np.abs(np.fft.rfft(voices)) for voices in (speech, heard))
+    assert after[:, :250].mean() < 0.03 * before[:, :250].mean()
+    np.testing.assert_allclose(heard.std(axis=1), speech.std(axis=1), rtol=1e-3)
+
+
 @pytest.mark.parametrize("share", [0.01, 0.3])
 def test_a_sine_is_clipped_where_its_distribution_says(share):
     # |sin| is above cos(πp/2) for the share p of the time
