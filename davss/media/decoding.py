@@ -27,6 +27,7 @@ FORMATS = (
 )
 SOUND = ".wav .flac .ogg .opus .mp3 .m4a .aac .aif .aiff .au .caf .w64 .mp4 .mkv .mov .webm .avi"
 SUFFIXES = frozenset(SOUND.split())  # of what is called a recording, whatever it is
+HEADERLESS = frozenset({".vox", ".gsm"})  # of telephony, known by nothing else
 LFS_POINTER = b"version https://git-lfs.github.com/"
 # Headers of these say how long each stream is, or how many units of its time base.
 WITH_DURATIONS, WITH_COUNTS = {"mov", "flac"}, {"avi", "caf"}
@@ -39,7 +40,13 @@ WITHOUT_INDEX = (
     "breaks off before its index is complete, nothing can be read; look for a longer copy, or have "
     "its index rebuilt, as untrunc does"
 )
+PROTECTED = {"drms", "drmi", "aavd"}  # what iTunes and Audible call sound and picture with a lock
+WITHOUT_HEADER = (
+    "samples without a header, whose rate and kind nothing says; give them one, as with "
+    "`ffmpeg -f s16le -ar RATE -ac CHANNELS -i IN OUT.wav`"
+)
 ENCRYPTED = "{}: its {} is encrypted (copy protection); get a copy that is not"
+LAST = 2  # packets at the end that may be broken: what is cut off breaks one
 LOSSLESS = ("pcm", "flac", "alac")
 # What PyAV raises for bad data, OSError for places outside of the file.
 BROKEN = (av.FFmpegError, OSError, ValueError, IndexError, OverflowError)
@@ -121,6 +128,8 @@ def open_container(path: Path, **options: str) -> Iterator[Any]:
 
 def _why_unreadable(path: Path) -> str:
     kind = kind_of(path) or "a recording"
+    if path.suffix.lower() in (".raw", ".pcm") and kind == "a recording":
+        return WITHOUT_HEADER
     if headers.breaks_off(path):
         return WITHOUT_INDEX
     if kind.endswith(("recording", "video")):
@@ -160,6 +169,19 @@ def find_streams(container: Any, kind: str, path: Path) -> list[Any]:
     return sorted(able, key=lambda stream: stream is not best)
 
 
+def is_headerless(path: Path) -> bool:
+    """Whether `path` bears the name of telephone sound without a header, and is nothing else."""
+    if path.suffix.lower() not in HEADERLESS or kind_of(path):
+        return False
+    try:
+        with open_container(path):
+            return False
+    except StorageError:
+        raise
+    except DavssError:
+        return True
+
+
 def has_stream(path: Path, kind: str) -> bool:
     """Whether `path` is a recording with an "audio" or "video" stream that is no cover."""
     return _why_without(path, kind) is None
@@ -174,6 +196,8 @@ def is_recording(path: Path) -> bool:
 
 def _why_without(path: Path, kind: str) -> DavssError | None:
     try:
+        if kind == "audio" and is_headerless(require_file(path)):
+            return None
         with open_container(require_file(path)) as container:
             find_stream(container, kind, path)
     except StorageError:
@@ -191,17 +215,26 @@ def sound_start(path: Path) -> float | None:
     return min(starts, default=None)
 
 
+def _is_protected(stream: Any) -> bool:
+    try:
+        return stream.codec_context.codec_tag in PROTECTED
+    except UnicodeDecodeError:  # a number of other kinds than mp4, which PyAV takes for letters
+        return False
+
+
 class Packets:
     """The packets of one stream, and what came of reading them.
 
-    Gone through, `lost` says how many in the midst of the stream were broken, and `encrypted`
+    Gone through, `lost` says how many were broken, but for a few at the end, and `encrypted`
     whether no more than a key was missing.
     """
 
     def __init__(self, container: Any, stream: Any) -> None:
         self._container, self.stream, self.lost = container, stream, 0
-        self.encrypted = False
         self._format = container.format.name.split(",")[0]
+        self.encrypted = _is_protected(stream) or (
+            self._format == "asf" and headers.asf_is_encrypted(container.name)
+        )
         self._end, self._longest = 0.0, 0.0  # of the packets read, in s
         self._alac = self._format == "caf" and stream.codec_context.name == "alac"
         if self._alac:
@@ -210,7 +243,10 @@ class Packets:
 
     def frames(self) -> Iterator[Any]:
         """Decoded frames, as they are shown; a packet that cannot be decoded is left out."""
-        broken, in_parts = 0, self.stream.codec_context.name.startswith("pcm")
+        broken, any_decoded = 0, False
+        in_parts = self.stream.codec_context.name.startswith("pcm")
+        if self.encrypted:
+            return
         for packet in self._read():
             if packet.stream is not self.stream:
                 continue
@@ -225,8 +261,10 @@ class Packets:
                 broken += not bytes(packet).startswith(headers.TAGS)  # as where mp3s are joined
                 continue
             if frames:
-                self.lost, broken = self.lost + broken, 0
+                self.lost, broken, any_decoded = self.lost + broken, 0, True
             yield from frames
+        if any_decoded and broken > LAST:
+            self.lost += broken
 
     def _read(self) -> Iterator[Any]:
         packets = self._container.demux(*([] if self._format in WITH_LENGTH else [self.stream]))
