@@ -231,12 +231,12 @@ class Packets:
 
     def __init__(self, container: Any, stream: Any) -> None:
         self._container, self.stream, self.lost = container, stream, 0
-        self._format = container.format.name.split(",")[0]
+        self.format = container.format.name.split(",")[0]
         self.encrypted = _is_protected(stream) or (
-            self._format == "asf" and headers.asf_is_encrypted(container.name)
+            self.format == "asf" and headers.asf_is_encrypted(container.name)
         )
         self._end, self._longest = 0.0, 0.0  # of the packets read, in s
-        self._alac = self._format == "caf" and stream.codec_context.name == "alac"
+        self._alac = self.format == "caf" and stream.codec_context.name == "alac"
         if self._alac:
             # FFmpeg's own files have a short last packet, of which it would cut the rest again
             stream.codec_context.flags2 |= Flags2.skip_manual
@@ -267,7 +267,7 @@ class Packets:
             self.lost += broken
 
     def _read(self) -> Iterator[Any]:
-        packets = self._container.demux(*([] if self._format in WITH_LENGTH else [self.stream]))
+        packets = self._container.demux(*([] if self.format in WITH_LENGTH else [self.stream]))
         while True:
             try:
                 packet = next(packets)
@@ -285,11 +285,11 @@ class Packets:
         """When the stream is to end, in s of its own clock, as its header says, if it does."""
         stream = self.stream
         start = stream.start_time or 0
-        if (self._format in WITH_DURATIONS or self._alac) and stream.duration:
+        if (self.format in WITH_DURATIONS or self._alac) and stream.duration:
             return float((start + stream.duration) * stream.time_base)
-        if self._format in WITH_COUNTS and stream.frames:
+        if self.format in WITH_COUNTS and stream.frames:
             return float((start + stream.frames) * stream.time_base)
-        if self._format in WITH_LENGTH and self._container.duration:
+        if self.format in WITH_LENGTH and self._container.duration:
             return self._container.duration / av.time_base
         return None
 
@@ -297,7 +297,7 @@ class Packets:
         """Whether a stream decoded up to `end` s has less than its header promises."""
         if self.promised is None:
             return False
-        if self._format in WITH_LENGTH:
+        if self.format in WITH_LENGTH:
             return max(end, self._end) < self.promised - 2 * self._longest - 2e-3
         exact = self.stream.codec_context.name.startswith(LOSSLESS)
         return end < self.promised - (1e-6 if exact else 0.5 * self._longest)

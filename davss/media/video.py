@@ -20,7 +20,8 @@ from davss.media.decoding import (
 )
 
 NEAR_FPS = 0.1  # rates that near to 25 are 25: clocks differ
-SET_BACK = 0.5  # s: B-frames of avi come late by less
+SET_BACK = 0.25  # s: frames whose stamps are in the order of decoding are back by less
+SET_BACK_AVI = 0.5  # … and more where no other stamps are known
 HOLD = 0.1  # s: how far in time a frame may be from what it is taken for
 LONGEST = 24 * 3600 * 25  # frames
 WIDEST = 4.0  # a pixel, by its height; what says more is broken
@@ -136,11 +137,13 @@ def _timed(packets: Packets) -> Iterator[tuple[float, Any]]:
     """Frames with their times in s. One without a stamp follows at 1/25 s, and what is set back by
     SET_BACK or more, as in files put together, follows what was there before.
     """
-    last, shift = -1 / FPS, 0.0
+    last, shift = None, 0.0
+    back = SET_BACK_AVI if packets.format == "avi" else SET_BACK
     for frame in packets.frames():
-        time = last + 1 / FPS if frame.time is None else frame.time + shift
-        if time < last - SET_BACK:
-            shift, time = shift + last + 1 / FPS - time, last + 1 / FPS
+        after = 0.0 if last is None else last + 1 / FPS
+        time = after if frame.time is None else frame.time + shift
+        if last is not None and time < last - back:
+            shift, time = shift + after - time, after
         last = time
         yield time, frame
 
