@@ -15,6 +15,7 @@ from davss.media.decoding import (
     ENCRYPTED,
     Packets,
     find_stream,
+    find_streams,
     open_container,
     require_file,
 )
@@ -35,8 +36,9 @@ class Frames:
     for which there is one, `first`, to the last; `num` ends the v. `zero` is where the picture
     begins unless it is given. `seen` (V,) is False in gaps, where the frame is one of before or
     after; `fps` is the file's own rate; `missing` says in words what the file promises and does not
-    hold. Frames that take more than HELD are decoded as they are gone through: an hour needs no
-    more memory than a minute. Raises DavssError for a file without a moving picture.
+    hold. Of `tracks` of pictures it is number `track`, from 0 on. Frames that take more than HELD
+    are decoded as they are gone through: an hour needs no more memory than a minute. Raises
+    DavssError for a file without a moving picture.
     """
 
     def __init__(self, path: str | Path, zero: float | None = None, num: int | None = None) -> None:
@@ -58,7 +60,9 @@ class Frames:
         """Times (N,) of all frames in s; the frames are kept unless they take more than HELD."""
         times: list[float] = []
         with open_container(self.path) as container:
-            packets = Packets(container, find_stream(container, "video", self.path))
+            streams = find_streams(container, "video", self.path)
+            packets, self.tracks = Packets(container, streams[0]), len(streams)
+            self.track = [one.index for one in container.streams.video].index(streams[0].index)
             draw, held = _Drawing(packets.stream), self._held
             for time, frame in _timed(packets):
                 times.append(time)
