@@ -176,10 +176,8 @@ def is_headerless(path: Path) -> bool:
     try:
         with open_container(path):
             return False
-    except StorageError:
-        raise
-    except DavssError:
-        return True
+    except DavssError as error:
+        return not isinstance(error, StorageError)  # which is met again
 
 
 def has_stream(path: Path, kind: str) -> bool:
@@ -232,9 +230,8 @@ class Packets:
     def __init__(self, container: Any, stream: Any) -> None:
         self._container, self.stream, self.lost = container, stream, 0
         self.format = container.format.name.split(",")[0]
-        self.encrypted = _is_protected(stream) or (
-            self.format == "asf" and headers.asf_is_encrypted(container.name)
-        )
+        asf = self.format == "asf"
+        self.encrypted = _is_protected(stream) or (asf and headers.asf_is_encrypted(container.name))
         self._end, self._longest = 0.0, 0.0  # of the packets read, in s
         self._alac = self.format == "caf" and stream.codec_context.name == "alac"
         if self._alac:
@@ -243,8 +240,7 @@ class Packets:
 
     def frames(self) -> Iterator[Any]:
         """Decoded frames, as they are shown; a packet that cannot be decoded is left out."""
-        broken, any_decoded = 0, False
-        in_parts = self.stream.codec_context.name.startswith("pcm")
+        broken, any_decoded, in_parts = 0, False, self.stream.codec_context.name.startswith("pcm")
         if self.encrypted:
             return
         for packet in self._read():
