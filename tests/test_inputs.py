@@ -65,6 +65,16 @@ def test_lips_of_another_file_begin_with_its_sound(tmp_path, prior):
     assert np.abs(read_lips(face, prior, recording)[:, 0] - np.arange(10, 35)).max() < 0.8
 
 
+def test_several_pictures_are_told(tmp_path, prior):
+    """As meetings are recorded: the screen, and the camera beside it."""
+    write(tmp_path / "one.mkv", grays(25), noise())
+    write(tmp_path / "x.mkv", grays(25), noise(), picture_tracks=2)
+    for name, told in (("one.mkv", []), ("x.mkv", ["2 tracks of pictures, number 0 is looked at"])):
+        recording = read_recording(tmp_path / name)
+        read_lips(tmp_path / name, prior, recording)
+        assert [line.split(": ")[1].split(";")[0] for line in recording.warnings] == told
+
+
 def test_where_no_face_is_found_the_way_on_is_named(tmp_path):
     slides = write(tmp_path / "x.mp4", grays(25), noise())
     with pytest.raises(DavssError, match=r"x.mp4: no face found.*; or separate it by its sound "):

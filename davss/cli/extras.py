@@ -11,7 +11,7 @@ import numpy as np
 
 from davss.cli.faces import Cast, thumbnails
 from davss.cli.inputs import Recording
-from davss.cli.muxing import mux, video_suffix
+from davss.cli.muxing import loudest, mux, video_suffix
 from davss.cli.output import PREVIEW
 from davss.cli.preview import LONGEST, write_preview
 from davss.errors import DavssError
@@ -39,8 +39,9 @@ class Beside:
 
     def write(self, folder: Path, report: Mapping[str, Any]) -> None:
         """Into the folder of the sources."""
+        peak = loudest(folder / track for track in self.videos)
         for track, name in self.videos.items():
-            mux(self.video, folder / track, self.start, folder / name)
+            mux(self.video, folder / track, self.start, folder / name, peak)
         if self.preview:
             sources = [name for name in report["files"] if name.endswith(".wav")]
             files = {Path(name).stem: folder / name for name in sources}

@@ -201,5 +201,10 @@ def say_about_frames(frames: Frames, path: Path, recording: Recording) -> None:
         recording.notes.append(
             f"{path}: {frames.fps:.5g} frames per second; of each 1/25 s the nearest frame is taken"
         )
+    if frames.tracks > 1:
+        recording.warnings.append(
+            f"{path}: {frames.tracks} tracks of pictures, number {frames.track} is looked at; "
+            "another: `ffmpeg -i IN -map 0:v:NUMBER -map '0:a?' -c copy OUT.mkv`"
+        )
     if frames.missing:
         recording.warnings.append(f"{frames.missing}; using what there is")

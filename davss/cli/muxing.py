@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -35,14 +35,25 @@ def video_suffix(path: Path) -> str:
         raise DavssError(f"{error}; leave --mux out") from None
 
 
-def mux(video: Path, sound: Path, start: float, target: Path) -> None:
+def loudest(sounds: Iterable[Path]) -> float:
+    """The highest sample of all sound files, at least 1: what they are divided by to be heard
+    beside a picture as loud to each other as they are, without being clipped.
+    """
+    peak = 1.0
+    for sound in sounds:
+        with soundfile.SoundFile(sound) as wav:
+            peak = max([peak, *(float(np.abs(block).max()) for block in _blocks(wav))])
+    return peak
+
+
+def mux(video: Path, sound: Path, start: float, target: Path, peak: float = 1.0) -> None:
     """Write `target`: the picture of `video`, packet by packet as it is, with a sound file that
-    begins `start` s on the video's clock.
+    begins `start` s on the video's clock, divided by `peak`.
     """
     with (
         open_container(video) as source,
         soundfile.SoundFile(sound) as wav,
-        av.open(str(target), "w") as container,
+        av.open(f"file:{target}", "w") as container,  # a colon in it would name a protocol
     ):
         stream = find_stream(source, "video", video)
         copy = container.add_stream_from_template(stream)
@@ -52,7 +63,7 @@ def mux(video: Path, sound: Path, start: float, target: Path) -> None:
         first = min(float((stream.start_time or 0) * stream.time_base), start)
         packets = heapq.merge(
             _picture(source, stream, copy, first),
-            _sound(wav, track, rate, start - first),
+            _sound(wav, track, rate, start - first, peak),
             key=lambda timed: timed[0],
         )
         for _, packet in packets:
@@ -88,14 +99,14 @@ def _dated(packets: Iterator[Any]) -> Iterator[Any]:
 
 
 def _sound(
-    wav: soundfile.SoundFile, track: Any, rate: int, start: float
+    wav: soundfile.SoundFile, track: Any, rate: int, start: float, peak: float
 ) -> Iterator[tuple[float, Any]]:
-    """Packets of a sound file that begins at `start` s."""
+    """Packets of a sound file that begins at `start` s, divided by `peak`."""
     shift, resampler, done = round(start * rate), av.AudioResampler("fltp", "mono", rate), 0
     for block in chain(_blocks(wav), [None]):
         frame = None
         if block is not None:
-            frame = av.AudioFrame.from_ndarray(block[None], "fltp", "mono")
+            frame = av.AudioFrame.from_ndarray(block[None] / np.float32(peak), "fltp", "mono")
             frame.sample_rate, frame.time_base = wav.samplerate, Fraction(1, wav.samplerate)
             frame.pts, done = done, done + len(block)
         for part in resampler.resample(frame):
@@ -109,4 +120,4 @@ def _sound(
 
 def _blocks(wav: soundfile.SoundFile) -> Iterator[np.ndarray]:
     while len(block := wav.read(1 << 16, dtype="float32")):
-        yield block.clip(-1, 1)
+        yield block

@@ -36,13 +36,20 @@ def check_folder(out: Path, names: Sequence[str], inputs: Iterable[Path], num_by
     """Try whether files of `names`, `num_bytes` in all, can be written to the folder `out`, and
     leave nothing there.
 
-    Raises DavssError if they cannot, and if an input is there under one of `names` or is what an
-    earlier separation left, which is going to be removed.
+    Raises DavssError if they cannot, if an input is there under one of `names` or is what an
+    earlier separation left, which is going to be removed, and if another file of one of `names` is
+    there: somebody's own noise.wav is not replaced.
     """
-    used = {path.resolve() for path in inputs}
-    for name in [*names, *_written_before(out)]:
+    used, before = {path.resolve() for path in inputs}, _written_before(out)
+    for name in [*names, *before]:
         if (out / name).resolve() in used:
             raise DavssError(f"--out {out}: {name} there is an input; give another folder")
+    for name in [*names, REPORT]:
+        if os.path.isfile(out / name) and name not in (before and [*before, REPORT]):
+            raise DavssError(
+                f"--out {out}: {name} there is not of an earlier separation; move it or give "
+                "another folder"
+            )
     if os.path.exists(out) and not os.path.isdir(out):
         raise DavssError(f"--out {out}: a file of that name is in the way; give a folder")
     with staging_folder(out) as staging:
@@ -124,7 +131,7 @@ def staging_folder(out: Path, shown: str | None = None) -> Iterator[Path]:
 def _written_before(out: Path) -> list[str]:
     """The files of an earlier separation in the same folder, none of another's."""
     try:
-        files = json.loads((out / REPORT).read_text())["files"]
+        files = [str(name) for name in json.loads((out / REPORT).read_text())["files"]]
     except (OSError, ValueError, KeyError, TypeError):
         return []
     known = {SPREAD, PREVIEW, *source_files(len(files))}

@@ -19,7 +19,14 @@ import torch
 
 from davss.errors import DavssError, outages_explained
 from davss.media import headers, resampling
-from davss.media.decoding import ENCRYPTED, Packets, find_streams, open_container, require_file
+from davss.media.decoding import (
+    ENCRYPTED,
+    Packets,
+    find_streams,
+    is_headerless,
+    open_container,
+    require_file,
+)
 from davss.storage import publish
 
 MPEG = (b"ID3", b"\xff")  # how mp3 and raw aac begin, to which libsndfile is a stranger
@@ -120,6 +127,8 @@ def read_sound(path: str | Path) -> Sound:
 def _read_sound(path: Path) -> Sound:
     claimed = headers.claimed_sound(path)
     sound = _read_soundfile(path, claimed)
+    if sound is None and is_headerless(path):
+        sound = _read_named(path)
     if sound is None:
         options = {"ignore_length": "1"} if claimed is None else {}
         sound, track = _read_container(path, 0, options), 1
@@ -226,7 +235,7 @@ def _read_soundfile(path: Path, claimed: tuple[int, int] | None) -> Sound | None
     """None for a file that PyAV may know better than libsndfile does."""
     with open(path, "rb") as file:
         start, is_wav = file.read(4), headers.wav_start(file) is not None
-    if start.startswith(MPEG) and not is_wav:
+    if (start.startswith(MPEG) and not is_wav) or headers.carries_bitstream(path):
         return None
     sources = headers.rewritten(path, to_the_end=claimed is None) if is_wav else []
     if claimed is None and not sources:
@@ -237,9 +246,9 @@ def _read_soundfile(path: Path, claimed: tuple[int, int] | None) -> Sound | None
         elif len(sources) > 1:
             samples, rate, promised = _read_all(sources)
         else:
-            with soundfile.SoundFile(sources[0] if sources else path) as sound:
-                samples = sound.read(len(sound), dtype="float32", always_2d=True).T
-                rate, promised = int(sound.samplerate), len(sound)
+            with open(path, "rb") as file:
+                # by its number: by its name libsndfile takes anything called .gsm for telephony
+                samples, rate, promised = _read_one(sources[0] if sources else file.fileno())
     except (soundfile.LibsndfileError, RuntimeError, ValueError, MemoryError):
         return None
     there, (claim, left) = samples.shape[1], claimed or (0, 0)
@@ -250,6 +259,24 @@ def _read_soundfile(path: Path, claimed: tuple[int, int] | None) -> Sound | None
         promised = claim if there == left else there * claim // max(left, 1)
         missing = _missing(path, promised, there, rate)
     return Sound(path, samples, rate, missing=missing)
+
+
+def _read_named(path: Path) -> Sound | None:
+    """The same of a file without a header, which libsndfile knows by its name."""
+    try:
+        samples, rate, _ = _read_one(path)
+    except (soundfile.LibsndfileError, RuntimeError):
+        return None
+    return Sound(path, samples, rate)
+
+
+def _read_one(source: Path | io.BytesIO | int) -> tuple[np.ndarray, int, int]:
+    """Samples (C, T), their rate, and how many there should be; `source` may be an open file's
+    number.
+    """
+    with soundfile.SoundFile(source, closefd=False) as sound:
+        samples = sound.read(len(sound), dtype="float32", always_2d=True).T
+        return samples, int(sound.samplerate), len(sound)
 
 
 def _read_all(sources: Iterable[io.BytesIO]) -> tuple[np.ndarray, int, int]:

@@ -27,6 +27,7 @@ FORMATS = (
 )
 SOUND = ".wav .flac .ogg .opus .mp3 .m4a .aac .aif .aiff .au .caf .w64 .mp4 .mkv .mov .webm .avi"
 SUFFIXES = frozenset(SOUND.split())  # of what is called a recording, whatever it is
+HEADERLESS = frozenset({".vox", ".gsm"})  # of telephony, known by nothing else
 LFS_POINTER = b"version https://git-lfs.github.com/"
 # Headers of these say how long each stream is, or how many units of its time base.
 WITH_DURATIONS, WITH_COUNTS = {"mov", "flac"}, {"avi", "caf"}
@@ -39,7 +40,13 @@ WITHOUT_INDEX = (
     "breaks off before its index is complete, nothing can be read; look for a longer copy, or have "
     "its index rebuilt, as untrunc does"
 )
+PROTECTED = {"drms", "drmi", "aavd"}  # what iTunes and Audible call sound and picture with a lock
+WITHOUT_HEADER = (
+    "samples without a header, whose rate and kind nothing says; give them one, as with "
+    "`ffmpeg -f s16le -ar RATE -ac CHANNELS -i IN OUT.wav`"
+)
 ENCRYPTED = "{}: its {} is encrypted (copy protection); get a copy that is not"
+LAST = 2  # packets at the end that may be broken: what is cut off breaks one
 LOSSLESS = ("pcm", "flac", "alac")
 # What PyAV raises for bad data, OSError for places outside of the file.
 BROKEN = (av.FFmpegError, OSError, ValueError, IndexError, OverflowError)
@@ -121,6 +128,8 @@ def open_container(path: Path, **options: str) -> Iterator[Any]:
 
 def _why_unreadable(path: Path) -> str:
     kind = kind_of(path) or "a recording"
+    if path.suffix.lower() in (".raw", ".pcm") and kind == "a recording":
+        return WITHOUT_HEADER
     if headers.breaks_off(path):
         return WITHOUT_INDEX
     if kind.endswith(("recording", "video")):
@@ -160,6 +169,17 @@ def find_streams(container: Any, kind: str, path: Path) -> list[Any]:
     return sorted(able, key=lambda stream: stream is not best)
 
 
+def is_headerless(path: Path) -> bool:
+    """Whether `path` bears the name of telephone sound without a header, and is nothing else."""
+    if path.suffix.lower() not in HEADERLESS or kind_of(path):
+        return False
+    try:
+        with open_container(path):
+            return False
+    except DavssError as error:
+        return not isinstance(error, StorageError)  # which is met again
+
+
 def has_stream(path: Path, kind: str) -> bool:
     """Whether `path` is a recording with an "audio" or "video" stream that is no cover."""
     return _why_without(path, kind) is None
@@ -174,6 +194,8 @@ def is_recording(path: Path) -> bool:
 
 def _why_without(path: Path, kind: str) -> DavssError | None:
     try:
+        if kind == "audio" and is_headerless(require_file(path)):
+            return None
         with open_container(require_file(path)) as container:
             find_stream(container, kind, path)
     except StorageError:
@@ -191,26 +213,36 @@ def sound_start(path: Path) -> float | None:
     return min(starts, default=None)
 
 
+def _is_protected(stream: Any) -> bool:
+    try:
+        return stream.codec_context.codec_tag in PROTECTED
+    except UnicodeDecodeError:  # a number of other kinds than mp4, which PyAV takes for letters
+        return False
+
+
 class Packets:
     """The packets of one stream, and what came of reading them.
 
-    Gone through, `lost` says how many in the midst of the stream were broken, and `encrypted`
+    Gone through, `lost` says how many were broken, but for a few at the end, and `encrypted`
     whether no more than a key was missing.
     """
 
     def __init__(self, container: Any, stream: Any) -> None:
         self._container, self.stream, self.lost = container, stream, 0
-        self.encrypted = False
-        self._format = container.format.name.split(",")[0]
+        self.format = container.format.name.split(",")[0]
+        asf = self.format == "asf"
+        self.encrypted = _is_protected(stream) or (asf and headers.asf_is_encrypted(container.name))
         self._end, self._longest = 0.0, 0.0  # of the packets read, in s
-        self._alac = self._format == "caf" and stream.codec_context.name == "alac"
+        self._alac = self.format == "caf" and stream.codec_context.name == "alac"
         if self._alac:
             # FFmpeg's own files have a short last packet, of which it would cut the rest again
             stream.codec_context.flags2 |= Flags2.skip_manual
 
     def frames(self) -> Iterator[Any]:
         """Decoded frames, as they are shown; a packet that cannot be decoded is left out."""
-        broken, in_parts = 0, self.stream.codec_context.name.startswith("pcm")
+        broken, any_decoded, in_parts = 0, False, self.stream.codec_context.name.startswith("pcm")
+        if self.encrypted:
+            return
         for packet in self._read():
             if packet.stream is not self.stream:
                 continue
@@ -225,11 +257,13 @@ class Packets:
                 broken += not bytes(packet).startswith(headers.TAGS)  # as where mp3s are joined
                 continue
             if frames:
-                self.lost, broken = self.lost + broken, 0
+                self.lost, broken, any_decoded = self.lost + broken, 0, True
             yield from frames
+        if any_decoded and broken > LAST:
+            self.lost += broken
 
     def _read(self) -> Iterator[Any]:
-        packets = self._container.demux(*([] if self._format in WITH_LENGTH else [self.stream]))
+        packets = self._container.demux(*([] if self.format in WITH_LENGTH else [self.stream]))
         while True:
             try:
                 packet = next(packets)
@@ -247,11 +281,11 @@ class Packets:
         """When the stream is to end, in s of its own clock, as its header says, if it does."""
         stream = self.stream
         start = stream.start_time or 0
-        if (self._format in WITH_DURATIONS or self._alac) and stream.duration:
+        if (self.format in WITH_DURATIONS or self._alac) and stream.duration:
             return float((start + stream.duration) * stream.time_base)
-        if self._format in WITH_COUNTS and stream.frames:
+        if self.format in WITH_COUNTS and stream.frames:
             return float((start + stream.frames) * stream.time_base)
-        if self._format in WITH_LENGTH and self._container.duration:
+        if self.format in WITH_LENGTH and self._container.duration:
             return self._container.duration / av.time_base
         return None
 
@@ -259,7 +293,7 @@ class Packets:
         """Whether a stream decoded up to `end` s has less than its header promises."""
         if self.promised is None:
             return False
-        if self._format in WITH_LENGTH:
+        if self.format in WITH_LENGTH:
             return max(end, self._end) < self.promised - 2 * self._longest - 2e-3
         exact = self.stream.codec_context.name.startswith(LOSSLESS)
         return end < self.promised - (1e-6 if exact else 0.5 * self._longest)

@@ -5,6 +5,7 @@ that crashed does not know, and how long files of other kinds are.
 from __future__ import annotations
 
 import io
+import re
 import struct
 from collections.abc import Iterable, Iterator
 from itertools import groupby
@@ -19,7 +20,17 @@ FIELDS = (0, 2, 12, 14)  # of "fmt ": format, channels, bytes of a block, bits o
 TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LIST", b"id3 ", b"RIFF")
 BOXES = (b"ftyp", b"mdat", b"moov", b"wide", b"free", b"skip", b"styp")
 ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+ASF_LOCKS = (  # its objects of content encryption: plain, extended and advanced
+    bytes.fromhex("fbb3112223bdd211b4b700a0c955fc6e"),
+    bytes.fromhex("14e68a292226174cb935dae07ee9289c"),
+    bytes.fromhex("338505438169e6499b74ad12cb86d58c"),
+)
 OGG_PAGE = 1 << 17  # bytes: no page is longer than half of it
+# Frames of DTS, of 16 and 14 bits, and of what S/PDIF carries, as samples of 16 bits.
+SYNCS = re.compile(
+    rb"\x7f\xfe\x80\x01|\xfe\x7f\x01\x80|\x1f\xff\xe8\0|\xff\x1f\0\xe8|\x72\xf8\x1f\x4e"
+)
+LOOKED_AT = 1 << 20  # bytes of sound: six seconds of a disc, which may begin with silence
 
 
 def claimed_sound(path: Path) -> tuple[int, int] | None:
@@ -56,6 +67,21 @@ def wav_start(file: BinaryIO) -> int | None:
     start = file.read(HEADER)
     at += len(start) - len(start := start.lstrip(b"\0"))
     return at if start[:4] in WAVS and start[8:12] == b"WAVE" else None
+
+
+def carries_bitstream(path: Path) -> bool:
+    """Whether what a wav file calls samples looks like DTS or AC-3, as discs with surround sound
+    and recorders of S/PDIF have it: read as samples, it is loud noise.
+    """
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        begin = wav_start(file)
+        for name, start, length in _chunks(file, size, size if begin is None else begin):
+            if name == b"data":
+                file.seek(start)
+                sound = file.read(min(length or size, LOOKED_AT))
+                return len(SYNCS.findall(sound)) > 1
+    return False
 
 
 def rewritten(path: Path, *, to_the_end: bool) -> list[io.BytesIO]:
@@ -204,6 +230,14 @@ def breaks_off(path: Path) -> bool:
             file.seek(max(0, size - OGG_PAGE))
             return not _ends_with_page(file.read())
     return False
+
+
+def asf_is_encrypted(path: str | Path) -> bool:
+    """Whether the header of an ASF file, as wma and wmv are, says that its packets are."""
+    with open(path, "rb") as file:
+        start = file.read(24)
+        header = file.read(min(int.from_bytes(start[16:24], "little"), 1 << 20))
+    return any(lock in header for lock in ASF_LOCKS)
 
 
 def _boxes_end(file: BinaryIO, size: int) -> int:

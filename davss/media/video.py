@@ -15,12 +15,14 @@ from davss.media.decoding import (
     ENCRYPTED,
     Packets,
     find_stream,
+    find_streams,
     open_container,
     require_file,
 )
 
 NEAR_FPS = 0.1  # rates that near to 25 are 25: clocks differ
-SET_BACK = 0.5  # s: B-frames of avi come late by less
+SET_BACK = 0.25  # s: frames whose stamps are in the order of decoding are back by less
+SET_BACK_AVI = 0.5  # … and more where no other stamps are known
 HOLD = 0.1  # s: how far in time a frame may be from what it is taken for
 LONGEST = 24 * 3600 * 25  # frames
 WIDEST = 4.0  # a pixel, by its height; what says more is broken
@@ -34,8 +36,9 @@ class Frames:
     for which there is one, `first`, to the last; `num` ends the v. `zero` is where the picture
     begins unless it is given. `seen` (V,) is False in gaps, where the frame is one of before or
     after; `fps` is the file's own rate; `missing` says in words what the file promises and does not
-    hold. Frames that take more than HELD are decoded as they are gone through: an hour needs no
-    more memory than a minute. Raises DavssError for a file without a moving picture.
+    hold. Of `tracks` of pictures it is number `track`, from 0 on. Frames that take more than HELD
+    are decoded as they are gone through: an hour needs no more memory than a minute. Raises
+    DavssError for a file without a moving picture.
     """
 
     def __init__(self, path: str | Path, zero: float | None = None, num: int | None = None) -> None:
@@ -57,7 +60,9 @@ class Frames:
         """Times (N,) of all frames in s; the frames are kept unless they take more than HELD."""
         times: list[float] = []
         with open_container(self.path) as container:
-            packets = Packets(container, find_stream(container, "video", self.path))
+            streams = find_streams(container, "video", self.path)
+            packets, self.tracks = Packets(container, streams[0]), len(streams)
+            self.track = [one.index for one in container.streams.video].index(streams[0].index)
             draw, held = _Drawing(packets.stream), self._held
             for time, frame in _timed(packets):
                 times.append(time)
@@ -136,11 +141,13 @@ def _timed(packets: Packets) -> Iterator[tuple[float, Any]]:
     """Frames with their times in s. One without a stamp follows at 1/25 s, and what is set back by
     SET_BACK or more, as in files put together, follows what was there before.
     """
-    last, shift = -1 / FPS, 0.0
+    last, shift = None, 0.0
+    back = SET_BACK_AVI if packets.format == "avi" else SET_BACK
     for frame in packets.frames():
-        time = last + 1 / FPS if frame.time is None else frame.time + shift
-        if time < last - SET_BACK:
-            shift, time = shift + last + 1 / FPS - time, last + 1 / FPS
+        after = 0.0 if last is None else last + 1 / FPS
+        time = after if frame.time is None else frame.time + shift
+        if last is not None and time < last - back:
+            shift, time = shift + after - time, after
         last = time
         yield time, frame
 

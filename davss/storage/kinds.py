@@ -49,4 +49,5 @@ def kind_of(path: Path) -> str | None:
     if text.startswith(("<!doctype html", "<html", "<?xml", "<head")):
         return _WEB_PAGE
     printable = all(character.isprintable() or character.isspace() for character in text[:-1])
-    return "a text file" if printable else None
+    few = text.count("\ufffd") < len(text) / 4  # of another encoding; sound has many
+    return "a text file" if printable and few else None

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from davss.cli.muxing import mux, video_suffix
+from davss.cli.muxing import loudest, mux, video_suffix
 from davss.errors import DavssError
 from davss.media.audio import read_sound
 from davss.media.video import Frames
@@ -54,6 +54,37 @@ def test_a_picture_that_begins_later_or_earlier_stays_so(tmp_path, late):
     assert abs(after.first - before.first) <= 1
     at = 12 - after.first, 12 - before.first
     assert abs(numbers([list(after)[at[0]]])[0] - numbers([list(before)[at[1]]])[0]) <= 1
+
+
+def test_a_folder_called_by_the_time_of_day(tmp_path, monkeypatch):
+    """FFmpeg takes what stands before a colon for a protocol."""
+    monkeypatch.chdir(tmp_path)
+    write(Path("x.mp4"), grays(10), noise(0.4))
+    Path("10:30").mkdir()
+    soundfile.write("10:30/track.wav", noise(0.4)[0], RATE)
+    mux(Path("x.mp4"), Path("10:30/track.wav"), 0.0, Path("10:30/out.mp4"))
+    assert packets(tmp_path / "10:30" / "out.mp4") == packets(tmp_path / "x.mp4")
+
+
+def test_what_is_louder_than_full_scale_is_not_clipped(tmp_path):
+    """As recorders of 32 bits have it; tracks stay as loud to each other as they are."""
+    video = write(tmp_path / "x.mp4", grays(50), noise(2.0))
+    tone = np.sin(np.arange(2 * RATE) / 10).astype(np.float32)
+    tracks = {}
+    for name, level in (("a", 8.0), ("b", 0.8)):
+        tracks[name] = tmp_path / f"{name}.wav"
+        soundfile.write(tracks[name], level * tone, RATE, "FLOAT")
+    peak = loudest(tracks.values())
+    assert abs(peak - 8) < 0.01 and loudest([tracks["b"]]) == 1
+    levels = {}
+    for name, track in tracks.items():
+        mux(video, track, 0.0, tmp_path / f"{name}.mp4", peak)
+        heard = read_sound(tmp_path / f"{name}.mp4").samples[0, 4000:28_000]
+        levels[name] = heard.std()
+        spectrum = np.abs(np.fft.rfft(heard * np.hanning(len(heard)))) ** 2
+        assert spectrum.max() * 4 > spectrum.sum()  # a tone; clipped, it has overtones
+        assert spectrum[2 * spectrum.argmax() :].sum() < 1e-3 * spectrum.sum()
+    assert abs(levels["a"] - 0.707) < 0.07 and abs(levels["a"] / levels["b"] - 10) < 1
 
 
 def test_without_a_picture_it_is_refused(tmp_path):

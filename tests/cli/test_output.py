@@ -104,6 +104,25 @@ def test_what_cannot_be_written_is_said_before(tmp_path, out, message):
     assert files(tmp_path) == before
 
 
+@pytest.mark.parametrize("name", ["noise.wav", "speaker_2.wav", "separation.json"])
+@pytest.mark.parametrize("report", [None, "[]", "{}", '{"files": 5}', '{"files": ["b.wav", {}]}'])
+def test_files_of_somebody_else_are_not_replaced(tmp_path, name, report):
+    (tmp_path / name).write_text("a recording of the empty room")
+    if report is not None and name != "separation.json":
+        (tmp_path / "separation.json").write_text(report)
+    with pytest.raises(DavssError, match="there is not of an earlier separation; move it or"):
+        check_folder(tmp_path, NAMES, [], 100)
+
+
+def test_an_earlier_separation_is_replaced(tmp_path):
+    write(tmp_path)
+    check_folder(tmp_path, NAMES, [], 100)
+    (tmp_path / "speaker_3.wav").write_text("of somebody else")
+    check_folder(tmp_path, NAMES, [], 100)
+    with pytest.raises(DavssError, match="speaker_3.wav there is not of an earlier separation"):
+        check_folder(tmp_path, source_files(3), [], 100)
+
+
 def test_too_little_space_is_said_before(tmp_path):
     with pytest.raises(DavssError, match=r"no space left: 1e\+\d+|no space left: \d+"):
         check_folder(tmp_path / "out", NAMES, [], 10**18)

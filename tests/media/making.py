@@ -49,16 +49,18 @@ def write(
     container: str | None = None,
     cut: float = 0.0,
     title: str = "",
+    picture_tracks: int = 1,
     **options: str,
 ) -> Path:
     """A recording of frames shown at `times`, by default every 1/25 s, and sound (C, T).
 
-    `cut` copies its packets without what lies before so many s, as `ffmpeg -ss CUT -c copy` does.
+    There are `picture_tracks` of the frames. `cut` copies its packets without what lies before so
+    many s, as `ffmpeg -ss CUT -c copy` does.
     """
     with av.open(str(path), "w", format=container, options=options) as target:
         target.metadata["title"] = title
         packets = []
-        if frames is not None:
+        for _ in range(picture_tracks if frames is not None else 0):
             packets += _encode_frames(target, frames, times, codecs[0])
         if sound is not None:
             packets += _encode_sound(target, sound, rate, sound_start, codecs[1])

@@ -28,6 +28,26 @@ def test_what_was_seen_when_the_sound_set_in(tmp_path, name, late) -> None:
     check_onset(write(tmp_path / name, grays(40), noise(1.2), sound_start=late), late)
 
 
+def test_a_clock_that_starts_again_within_the_recording(tmp_path) -> None:
+    """That of mpegts has 33 bits, which a receiver that runs for days uses up: what was before has
+    negative times.
+    """
+    path = write(tmp_path / "x.ts", grays(40), noise(1.2), output_ts_offset="95441.2")
+    assert read_sound(path).start < -1
+    check_onset(path, 0.0)
+
+
+def test_parts_that_overlap_stay_in_time(tmp_path) -> None:
+    """Sound and picture both go on where the first part ended."""
+    first = write(tmp_path / "a.ts", grays(50), noise(2.0)).read_bytes()
+    second = write(tmp_path / "b.ts", grays(50), noise(2.0), output_ts_offset="1.6")
+    (tmp_path / "x.ts").write_bytes(first + second.read_bytes())
+    sound = read_sound(tmp_path / "x.ts")
+    assert 4 <= sound.samples.shape[1] / RATE < 4.3
+    frames, shown = seen_with_sound(tmp_path / "x.ts")
+    assert 98 <= len(shown) <= 104 and frames.seen.all()
+
+
 def test_fragmented_mp4(tmp_path) -> None:
     flags = "frag_keyframe+empty_moov+default_base_moof+delay_moov"
     path = write(tmp_path / "x.mp4", grays(40), noise(1.2), sound_start=0.4, movflags=flags)
