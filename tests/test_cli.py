@@ -445,6 +445,16 @@ def test_a_current_folder_that_was_removed(tmp_path, monkeypatch, capsys):
     )  # fmt: skip
 
 
+def test_a_file_of_somebody_else_is_one_line(capsys):
+    """As a colleague's shard in a shared folder; root may read all."""
+    with pytest.raises(SystemExit) as end, ending_in_one_line():
+        raise PermissionError(errno.EACCES, "Permission denied", "/shared/x.tar")
+    said = capsys.readouterr().err
+    assert (end.value.code, said) == (
+        2, "error: /shared/x.tar: Permission denied; correct its permissions\n"
+    )  # fmt: skip
+
+
 def test_where_nothing_temporary_can_be_written(capsys, monkeypatch):
     """As in a container that is read-only but for the folder of results."""
     monkeypatch.setattr("tempfile.tempdir", None)

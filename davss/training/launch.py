@@ -52,8 +52,8 @@ class Resources:
 
 
 def parse_workers(text: str | None) -> tuple[int, int] | None:
-    """DAVSS_NUM_WORKERS: "4" → (4, 4), elastic "1-4" → (1, 4), None → None; else DavssError."""
-    if text is None:
+    """DAVSS_NUM_WORKERS: "4" → (4, 4), elastic "1-4" → (1, 4), nothing → None; else DavssError."""
+    if not text:
         return None
     match = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
     low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)

@@ -66,7 +66,7 @@ def choose_mode(environment: Mapping[str, str]) -> str:
 
 def _host(environment: Mapping[str, str]) -> str:
     """Where runs go: WANDB_BASE_URL, what `wandb login --host` wrote down, or W&B's own server."""
-    folder = environment.get("WANDB_CONFIG_DIR", "~/.config/wandb")
+    folder = environment.get("WANDB_CONFIG_DIR") or "~/.config/wandb"
     written = configparser.ConfigParser(interpolation=None)
     try:
         written.read([os.path.expanduser(f"{folder}/settings"), "wandb/settings"])
@@ -78,7 +78,7 @@ def _host(environment: Mapping[str, str]) -> str:
 
 
 def _has_netrc_key(environment: Mapping[str, str], host: str) -> bool:
-    path = os.path.expanduser(environment.get("NETRC", "~/.netrc"))
+    path = os.path.expanduser(environment.get("NETRC") or "~/.netrc")
     try:
         return netrc.netrc(path).authenticators(host) is not None
     except (OSError, netrc.NetrcParseError):
@@ -195,7 +195,7 @@ def _open_run(config: TrackingConfig, folder: Path) -> Any:
         console="off", silent=True, init_timeout=INIT_TIMEOUT, finish_timeout=FINISH_TIMEOUT
     )
     run = wandb.init(
-        project=os.environ.get("WANDB_PROJECT", PROJECT),
+        project=os.environ.get("WANDB_PROJECT") or PROJECT,
         id=config.run_id,
         name=config.name,
         resume="allow",
