@@ -190,12 +190,12 @@ def write(results: Results, main_model: str) -> None:
     noise model `main_model`.
     """
     with publish(OUT / "index.html") as temporary:
-        temporary.write_text(build_page(results))
+        temporary.write_text(build_page(results), encoding="utf-8")
     found = results.groups, results.differences
     metrics = as_metrics(*found, main_model, results.outcomes)
     for name, text in {"scores": as_scores(*found), "metrics": metrics}.items():
         with publish(OUT / f"{name}.json") as temporary:
-            temporary.write_text(text)
+            temporary.write_text(text, encoding="utf-8")
     with publish(OUT / "plots") as folder:
         folder.mkdir()
         scores = results.scores

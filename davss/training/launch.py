@@ -137,7 +137,7 @@ def _check_end(job: TrainingJob) -> None:
         job.mirror.receive(_error_file(job).name)
     job.pull_checkpoints()
     if _error_file(job).exists():
-        raise DavssError(_error_file(job).read_text())
+        raise DavssError(_error_file(job).read_text(encoding="utf-8"))
     seen = checkpoint.samples_seen(job.checkpoints)
     if seen >= job.config.training.total_samples:
         return
@@ -224,7 +224,7 @@ def _work(config: dict[str, Any]) -> None:
                 raise _Preempted(f"SIGTERM; {job.name} goes on elsewhere")
     except DavssError as error:
         with publish(_error_file(job)) as path:
-            path.write_text(str(error))
+            path.write_text(str(error), encoding="utf-8")
         if job.mirror:
             job.mirror.send(_error_file(job).name)
         raise

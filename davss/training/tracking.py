@@ -86,8 +86,21 @@ def _has_netrc_key(environment: Mapping[str, str], host: str) -> bool:
 
 
 def git_revision(folder: Path) -> str:
-    """Commit of the working tree `folder`, with `-dirty` after changes; `unknown` outside git."""
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"]
+    """Commit of the working tree `folder`, with `-dirty` after changes; `unknown` outside git.
+
+    The tree may be somebody else's, as where a container mounts it: its code runs already.
+    """
+    command = [
+        "git",
+        "-c",
+        "safe.directory=*",
+        "-C",
+        str(folder),
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=12",
+    ]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):

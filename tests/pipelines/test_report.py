@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -25,9 +26,11 @@ def scored(project: Path) -> Path:
     return project
 
 
-def test_stage_writes_page_metrics_and_plots(scored, capsys):
-    report.main([])
-    html = Path("report/index.html").read_text()
+def test_stage_writes_page_metrics_and_plots(scored, capsys, monkeypatch):
+    with monkeypatch.context() as patch:  # a locale that is not UTF-8
+        patch.setattr(io, "text_encoding", lambda encoding, _=2: encoding or "ascii")
+        report.main([])
+    html = Path("report/index.html").read_text(encoding="utf-8")
     assert html.count("<audio") == 5 + 7 and "wham-k1-000" in html and "speech prior: loss" in html
     assert "falls short" in html  # untrained priors
     metrics = json.loads(Path("report/metrics.json").read_text())
