@@ -7,7 +7,6 @@ storage would be restored and may return its old result.
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import signal
@@ -21,6 +20,7 @@ from typing import Any
 
 import torch
 
+from davss import cores
 from davss.errors import DavssError
 from davss.ray_session import Amounts, nodes, ray_running, room, wait_for_room
 from davss.storage import publish
@@ -81,7 +81,7 @@ def plan_resources(num_workers: tuple[int, int] | None, nodes: Sequence[Amounts]
 
 def this_machine() -> Amounts:
     """What Ray would find here."""
-    return {"CPU": len(os.sched_getaffinity(0)), "GPU": torch.cuda.device_count()}
+    return {"CPU": cores.count(), "GPU": torch.cuda.device_count()}
 
 
 def launch(job: TrainingJob, num_workers: tuple[int, int] | None) -> None:
