@@ -51,10 +51,10 @@ def connect(address: str | None) -> Client:
             f"{address}: the cluster wants a token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
         ) from None
     except (ConnectionError, requests.RequestException, RuntimeError) as error:
-        raise DavssError(
-            f"{address}: no Ray cluster answers ({_line(error)}); check the address, or the "
-            "port-forward to its head"
-        ) from None
+        mend = "check the address, or the port-forward to its head"
+        if requests.utils.get_environ_proxies(address):
+            mend = "http_proxy is in its way: add the host of the cluster to no_proxy"
+        raise DavssError(f"{address}: no Ray cluster answers ({_line(error)}); {mend}") from None
     if version != ray.__version__:
         raise DavssError(
             f"{address}: the cluster runs Ray {version}, here is {ray.__version__}; install "

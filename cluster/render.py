@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("stage", metavar="STAGE", help="as `dvc stage list` names it")
     stage = read_stage(Path.cwd(), parser.parse_args(argv).stage)
     name = stage.name.replace("@", "-").replace("_", "-")
-    text = TEMPLATE.read_text()
+    text = TEMPLATE.read_text(encoding="utf-8")
     for there, here in (("NAME", name), ("STAGE", stage.name), ("COMMAND", stage.cmd)):
         text = text.replace(f"${{{there}}}", here)
     print(text, end="")

@@ -123,7 +123,7 @@ def make_runtime_env(
 ) -> dict[str, Any]:
     """Runtime environment of a job: the file `path`, the shipped folder, and the variables."""
     try:
-        base = yaml.safe_load(path.read_text()) or {}
+        base = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, yaml.YAMLError) as error:
         raise DavssError(
             f"{path}: not a runtime environment ({str(error).splitlines()[0]})"

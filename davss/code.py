@@ -15,7 +15,8 @@ from pathlib import Path
 PACKAGES = ("davss", "pipelines")
 # Modules, or packages, that carry, start, watch and tell. Settings enter digests by their values.
 DECIDES_NOTHING = (
-    *("davss.code", "davss.config", "davss.errors", "davss.ray_session"),
+    *("davss.code", "davss.config", "davss.cores", "davss.errors", "davss.params_file"),
+    "davss.ray_session",
     *("davss.profiling", "davss.storage"),
     *("davss.training.progress", "davss.training.reporter", "davss.training.separation"),
     *("davss.training.tracking", "davss.training.watchdog"),

@@ -2,7 +2,7 @@
 
 `load_section(path, key, cls)` reads one section; an unknown key, a missing key, a wrong type or a
 value out of range is one line naming the key. `digest(*settings)` names runs and caches. Nothing
-else in davss reads params.yaml.
+else in davss reads params.yaml (`davss.params_file` takes the file apart).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
-import yaml
 from pydantic import (
+    AfterValidator,
     ConfigDict,
     Field,
     TypeAdapter,
@@ -26,6 +26,7 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 
 from davss.errors import DavssError
+from davss.params_file import read_yaml
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -39,6 +40,21 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Precision = Literal["auto", "float32", "bfloat16"]  # auto: bfloat16 on GPUs that have it
+
+
+def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] > pair[1]:
+        raise ValueError("must be the lowest, then the highest")
+    return pair
+
+
+Range = Annotated[tuple[float, float], AfterValidator(_ascending)]
+PositiveRange = Annotated[tuple[Positive, Positive], AfterValidator(_ascending)]
+Seconds = Annotated[float, Field(ge=0.04)]  # a frame of video, or more
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # what a column of a manifest holds
+SOME = Field(min_length=1)
+Names = Annotated[tuple[str, ...], SOME]
+Natural = Annotated[int, Field(ge=0)]
 
 Settings = TypeVar("Settings")
 
@@ -231,13 +247,20 @@ PRESETS: dict[str, SamplerConfig] = {
 class NetworkConfig:
     """NCSN++M and its STFT front end (docs/method.md §7)."""
 
-    nf: Count = 128  # channels of the first level
-    ch_mult: tuple[int, ...] = (1, 2, 2, 2)  # channels of each level, as multiples of nf
+    nf: Annotated[int, Field(ge=4, multiple_of=4)] = 128  # channels of the first level
+    ch_mult: Annotated[tuple[Count, ...], SOME] = (1, 2, 2, 2)  # of each level, as multiples of nf
     n_fft: Count = 510  # window of the STFT, in samples
     hop_length: Count = 128  # its hop, in samples
     fourier_scale: Positive = 16.0  # of the random frequencies that tell the noise level
     spectral: bool = False  # see frequency, level and mean level of each bin, and give it a gain
     coloured: bool = False  # preconditioned by the spectra of what is sought and of what is noise
+
+    @field_validator("hop_length")
+    @classmethod
+    def _windows_meet(cls, value: int, info: ValidationInfo) -> int:
+        if value > info.data.get("n_fft", math.inf):
+            raise ValueError(f"must be at most n_fft, {info.data['n_fft']}")
+        return value
 
 
 @_settings
@@ -245,13 +268,13 @@ class AugmentConfig:
     """Variations of training crops (davss/shards/augment.py); of voices colour, thin, dull only."""
 
     sum_fraction: Fraction = 0.0  # share of the crops that get another one added
-    sum_db: tuple[float, float] = (-15.0, 0.0)  # gain of the one that is added, in dB
-    speed: tuple[Positive, Positive] = (1.0, 1.0)  # lowest and highest, drawn log-uniformly
+    sum_db: Range = (-15.0, 0.0)  # gain of the one that is added, in dB
+    speed: PositiveRange = (1.0, 1.0)  # lowest and highest, drawn log-uniformly
     colour_db: NonNegative = 0.0  # standard deviation of an octave's gain, in dB
     thin: Fraction = 0.0  # share of the crops that a poor microphone hears: little of what is low
-    thin_hz: tuple[Positive, Positive] = (200.0, 2000.0)  # where that begins, log-uniformly, in Hz
+    thin_hz: PositiveRange = (200.0, 2000.0)  # where that begins, log-uniformly, in Hz
     dull: Fraction = 0.0  # share of the crops that a narrow line carries: nothing of what is high
-    dull_hz: tuple[Positive, Positive] = (2000.0, 6000.0)  # where that ends, log-uniformly, in Hz
+    dull_hz: PositiveRange = (2000.0, 6000.0)  # where that ends, log-uniformly, in Hz
     reverse: bool = False  # play half of the crops backwards
 
 
@@ -262,10 +285,10 @@ class ForeignConfig:
     corpus: str | None = None  # where the sounds are from: NAME of data/shards/NAME
     augment: AugmentConfig = AugmentConfig()  # variations of their crops
     negatives: Share = 0.0  # share of the items that are foreign sounds, to be silenced
-    sigma: tuple[Positive, Positive] = (0.02, 0.6)  # white noise levels of negatives
+    sigma: PositiveRange = (0.02, 0.6)  # white noise levels of negatives
     splices: Share = 0.0  # share of the items that are half foreign, side by side
     coloured: Fraction = 0.0  # share of the items in noise with the spectrum of a foreign sound
-    snr_db: tuple[float, float] = (-10.0, 20.0)  # level of sigma_data over coloured noise, in dB
+    snr_db: Range = (-10.0, 20.0)  # level of sigma_data over coloured noise, in dB
     quiet: Fraction = 0.0  # share of coloured items of which only the stationary part is told
 
     @field_validator("splices")
@@ -291,32 +314,39 @@ class DiffusionConfig:
     rho: Positive = 10.0  # curvature of the law of noise levels; higher draws more low ones
     lognormal: tuple[float, Positive] | None = None  # mean, std of ln sigma instead of rho's law
     lips_dropout: Fraction = 0.2  # share of the clips whose lips are left out
-    gain_db: tuple[float, float] = (-10.0, 5.0)  # level of a clip about sigma_data, lowest, highest
+    gain_db: Range = (-10.0, 5.0)  # level of a clip about sigma_data, lowest, highest
+
+    @field_validator("sigma_max")
+    @classmethod
+    def _above_sigma_min(cls, value: float, info: ValidationInfo) -> float:
+        if value <= info.data.get("sigma_min", 0):
+            raise ValueError(f"must be above sigma_min, {info.data['sigma_min']:g}")
+        return value
 
 
 @_settings
 class TrainingConfig:
     """Optimisation of one prior; progress is counted in samples (clips) seen."""
 
-    crop_seconds: Positive = 4.0  # length of a clip in training, in s
+    crop_seconds: Seconds = 4.0  # length of a clip in training, in s
     global_batch_size: Count = 16  # clips a step, of all workers together
     max_batch_per_worker: Count | None = None  # more are computed one after another (None: never)
     total_samples: Count = 3_200_000  # clips of the whole run
     learning_rate: Positive = 1e-4  # of Adam, after the warm-up
-    warmup_samples: int = 16_000  # clips over which the learning rate rises from 0
+    warmup_samples: Natural = 16_000  # clips over which the learning rate rises from 0
     final_learning_rate_fraction: Fraction = 1.0  # of it at the end of a cosine; 1: it stays
     grad_clip: Positive = 1.0  # largest norm of a step's gradient
-    ema_decay: Fraction = 0.9999  # of the averaged weights, which are those that separate
+    ema_decay: Share = 0.9999  # of the averaged weights, which are those that separate
     validate_every: Count = 32_000  # samples from one validation to the next
     validation_clips: Count = 64  # held-out clips of a validation
     checkpoint_every: Count = 16_000  # samples from one checkpoint to the next
-    separate_every: int = 160_000  # at a validation, once as many samples have passed; 0: never
+    separate_every: Natural = 160_000  # at a validation, samples having passed; 0: never
     validation_mixtures: Count = 8  # mixtures of a separation on the way
     validation_sampler_steps: Count = 20  # its steps, of the sampler daps
     validation_speech_prior: str | None = None  # with which a noise prior separates
     init_from: str | None = None  # weights to start from: a prior or a public checkpoint
     keep_checkpoints: Count = 2  # the newest; the best one is kept besides
-    loader_workers: Annotated[int, Field(ge=0)] = 2  # processes that read, of each worker
+    loader_workers: Natural = 2  # processes that read, of each worker
     shuffle_buffer: Count = 100_000  # clips that are shuffled among each other, about
     augment: AugmentConfig = AugmentConfig()  # variations of its crops
     foreign: ForeignConfig = ForeignConfig()  # sounds of the other kind
@@ -353,13 +383,13 @@ class CorpusConfig:
 class DemoConfig:
     """The demo corpora written from the embedded recordings (pipelines/demo_corpus.py)."""
 
-    dev_speakers: tuple[str, ...]  # voices of training, folders of pipelines/demo_data/speech
-    test_speakers: tuple[str, ...]  # voices of the test
-    dev_speeds: tuple[Positive, ...] = (1.0,)  # at which voices of training are played
+    dev_speakers: Names  # voices of training, folders of pipelines/demo_data/speech
+    test_speakers: Names  # voices of the test
+    dev_speeds: Annotated[tuple[Positive, ...], SOME] = (1.0,)  # of voices of training
     clips_per_speaker: Count = 36  # of each voice of training and speed
     test_clips_per_speaker: Count = 12  # of each voice of the test
-    wham_scenes: tuple[str, ...]  # files of pipelines/demo_data/noise in WHAM!'s layout
-    dns_scenes: tuple[str, ...]  # and in DNS's
+    wham_scenes: Names  # files of pipelines/demo_data/noise in WHAM!'s layout
+    dns_scenes: Names  # and in DNS's
 
 
 @_settings
@@ -387,11 +417,11 @@ class ShardsConfig:
 class MixturesConfig:
     """The evaluation mixtures of one condition (docs/method.md §10)."""
 
-    num_speakers: tuple[Count, ...] = (1, 2, 3)  # speakers of a mixture
+    num_speakers: Annotated[tuple[Count, ...], SOME] = (1, 2, 3)  # speakers of a mixture
     per_num_speakers: Count = 1000  # mixtures for each number of speakers
-    seconds: Positive = 4.0  # length of a mixture
-    sir_db: tuple[float, ...] = (0.0, 5.0)  # speaker 1 over each other one, one of these, in dB
-    snr_db: tuple[float, float] = (0.0, 10.0)  # all speech over the noise, lowest, highest, in dB
+    seconds: Seconds = 4.0  # length of a mixture
+    sir_db: Annotated[tuple[float, ...], SOME] = (0.0, 5.0)  # speaker 1 over each other, in dB
+    snr_db: Range = (0.0, 10.0)  # all speech over the noise, lowest, highest, in dB
     list: str | None = None  # path of a test list of pairs, in place of the first two
 
 
@@ -421,7 +451,7 @@ class ExperimentConfig:
     """The experiments on small priors (docs/results.md): what is mixed, and how much of it."""
 
     mixtures: Count = 40  # of each cell of a table
-    seconds: Positive = 2.8  # length of a mixture
+    seconds: Seconds = 2.8  # length of a mixture
     speech_corpus: str = "speech"  # speakers without lips, off-screen: NAME of data/shards/NAME
     lips_speaker: str | None = None  # of VoxCeleb2's test; None: whoever has the most clips there
     noise: str = "wham"  # noise of all experiments but `conditions`; its prior is matched
@@ -482,7 +512,12 @@ def parse(cls: type[Settings], values: Any, where: str = "") -> Settings:
     if cls is SamplerConfig:
         cls = sampler_class(values, where)  # type: ignore[assignment]
     try:
-        return TypeAdapter(cls).validate_json(json.dumps(values), strict=True)
+        plain = json.dumps(values)
+    except (TypeError, ValueError) as error:  # by a YAML tag, or an anchor within itself
+        text = str(error)
+        raise DavssError(f"key '{where}': {text[0].lower()}{text[1:]}; give plain values") from None
+    try:
+        return TypeAdapter(cls).validate_json(plain, strict=True)
     except ValidationError as error:
         raise DavssError(_explain(error, where)) from None
 
@@ -498,16 +533,6 @@ def load_section(path: str | Path, key: str, cls: type[Settings]) -> Settings:
         return parse(cls, node, key)
     except DavssError as error:
         raise DavssError(f"{path}: {error}") from None
-
-
-def read_yaml(path: Path) -> Any:
-    """What the params file `path` holds; DavssError where it is missing or no YAML."""
-    try:
-        return yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise DavssError(f"{path}: no such params file; run from the repository root") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # also what is not UTF-8
-        raise DavssError(f"{path}: not valid YAML ({str(error).splitlines()[0]})") from None
 
 
 def names_of(cls: type) -> list[str]:

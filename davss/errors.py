@@ -22,6 +22,7 @@ OUTAGES = frozenset(
     | {errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH}
     | {errno.EMFILE, errno.ENFILE, getattr(errno, "EREMOTEIO", errno.EIO)}
 )
+FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 
 class DavssError(Exception):
@@ -144,6 +145,9 @@ def ending_in_one_line() -> Iterator[None]:
     except OSError as error:
         if error.errno in OUTAGES and (error.filename or error.errno == errno.EIO):
             say(f"error: {outage(error, error.filename or 'a file')}")
+            sys.exit(2)
+        if error.errno in FORBIDDEN and error.filename:
+            say(f"error: {error.filename}: {error.strerror}; correct its permissions")
             sys.exit(2)
         if NO_TEMPORARY in str(error):
             say(f"error: {error.strerror}; set TMPDIR to a folder that can be written to")

@@ -48,7 +48,7 @@ def ray_running(num_cpus: int) -> Iterator[None]:
             if address is None:
                 mend = "correct that"
                 if isinstance(error, OSError) and error.filename:
-                    mend = "set TMPDIR to a folder that can be written to"
+                    mend = f"set {_folder_variable()} to a folder that can be written to"
                 elif "timed out" in line.lower():
                     mend = "end what else runs here, give it more memory or a loopback network"
                 raise DavssError(
@@ -71,8 +71,13 @@ def cluster_address() -> str | None:
     return None if address in ("", "local") else address
 
 
+def _folder_variable() -> str:
+    """What names the folder of Ray's files and sockets."""
+    return "RAY_TMPDIR" if os.environ.get("RAY_TMPDIR") else "TMPDIR"
+
+
 def _logs() -> Path:
-    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    folder = os.environ.get(_folder_variable()) or "/tmp"
     return Path(folder) / "ray" / "session_latest" / "logs"
 
 
@@ -132,20 +137,27 @@ def _knock(found: str) -> None:
 
 @contextmanager
 def _short_temporary_folder() -> Iterator[None]:
-    """$TMPDIR by another name while the block runs, where its own is too long for sockets."""
-    folder, given = tempfile.gettempdir(), os.environ.get("TMPDIR")
+    """$RAY_TMPDIR or $TMPDIR by another name while the block runs, where its own is too long for
+    sockets.
+    """
+    if not os.environ.get("RAY_TMPDIR"):
+        os.environ.pop("RAY_TMPDIR", None)  # with an empty one Ray waits for itself for ever
+    variable = _folder_variable()
+    given = os.environ.get(variable)
+    folder = tempfile.gettempdir() if variable == "TMPDIR" or given is None else given
     if len(os.fsencode(folder)) <= LONGEST_TMPDIR:
         yield
         return
     with tempfile.TemporaryDirectory(prefix="davss-", dir="/tmp") as short:
         link = Path(short) / "tmp"
         link.symlink_to(folder)
-        os.environ["TMPDIR"] = tempfile.tempdir = str(link)
+        os.environ[variable] = str(link)
+        tempfile.tempdir = None  # it reads $TMPDIR again
         try:
             yield
         finally:
             tempfile.tempdir = None
-            os.environ.pop("TMPDIR") if given is None else os.environ.update(TMPDIR=given)
+            os.environ.pop(variable) if given is None else os.environ.update({variable: given})
 
 
 def nodes() -> list[Amounts]:

@@ -43,10 +43,12 @@ def stage_parser(name: str, doc: str | None) -> argparse.ArgumentParser:
 
 
 def count_of(variable: str, what: str) -> int | None:
-    """The number that an environment variable gives, None without it; DavssError for no number."""
+    """The number that an environment variable gives, None where it is absent or empty; DavssError
+    for no number.
+    """
     text = os.environ.get(variable)
-    if text is None:
+    if not text:
         return None
-    if not text.isdigit() or int(text) == 0:
+    if not text.isdecimal() or int(text) == 0:
         raise DavssError(f"{variable}={text}: give the number of {what}, 1 or more")
     return int(text)

@@ -67,9 +67,9 @@ def _folder_or_file(file: str, files: set[str]) -> str:
 def main() -> None:
     """Bring dvc.yaml up to date."""
     path = ROOT / "dvc.yaml"
-    new = with_code(path.read_text())
+    new = with_code(path.read_text(encoding="utf-8"))
     with publish(path) as temporary:
-        temporary.write_text(new)
+        temporary.write_text(new, encoding="utf-8")
 
 
 if __name__ == "__main__":

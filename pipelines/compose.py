@@ -16,6 +16,7 @@ import yaml
 
 from davss import config
 from davss.errors import DavssError
+from davss.params_file import read_yaml
 from davss.storage import publish
 
 CONF = Path(__file__).parent / "conf"
@@ -23,7 +24,7 @@ CONF = Path(__file__).parent / "conf"
 NoiseCorpus = Literal["wham", "dns"]
 SECTIONS: dict[str, Any] = {
     "profile": Literal["demo", "paper", "small", "small16"],
-    "seed": int,
+    "seed": config.Seed,
     "noise_priors": list[NoiseCorpus],
     "noise_models": list[Literal[NoiseCorpus, config.NoiseModel]],
     "conditions": list[NoiseCorpus],
@@ -80,7 +81,7 @@ def _check_noise_models(models: Sequence[str], trained: Sequence[str]) -> None:
 
 def validate_file(path: Path) -> None:
     """Check the params file `path`; raises DavssError naming the file and the key."""
-    params = config.read_yaml(path)
+    params = read_yaml(path)
     try:
         validate(params)
     except DavssError as error:
@@ -111,8 +112,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     validate(yaml.safe_load(text))
     if not args.check:
         with publish(args.params) as temporary:
-            temporary.write_text(text)
-    elif not args.params.is_file() or args.params.read_text() != text:
+            temporary.write_text(text, encoding="utf-8")
+    elif not args.params.is_file() or args.params.read_text(encoding="utf-8") != text:
         raise DavssError(
             f"{args.params}: differs from pipelines/conf, profile {args.profile}; run `make params`"
         )

@@ -6,9 +6,9 @@ python -m pipelines.demo_corpus --params params.yaml --out data/demo
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from davss import cores
 from davss.config import DemoConfig, load_section
 from davss.corpora.demo import check_recordings, write_dns, write_voxceleb2, write_wham
 from davss.storage import publish
@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = stage_parser("demo_corpus", __doc__)
     parser.add_argument("--out", type=Path, default=Path("data/demo"), help="directory to write")
     parser.add_argument("--recordings", type=Path, default=RECORDINGS, help="embedded recordings")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--workers", type=int, default=cores.count(), help="processes")
     arguments = parser.parse_args(argv)
     config = load_section(arguments.params, "demo", DemoConfig)
     recordings, out = arguments.recordings, arguments.out

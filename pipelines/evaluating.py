@@ -100,8 +100,9 @@ def read_prior(folder: Path, kind: type[Prior], stage: str) -> Prior:
 
 
 def contents(folder: Path) -> list[str]:
-    """The sha256 of every file of a prior."""
-    return [sha256(path) for path in sorted(folder.iterdir())]
+    """The sha256 of every file of a prior, but those that desktops and editors hide there."""
+    files = (path for path in sorted(folder.iterdir()) if path.is_file())
+    return [sha256(path) for path in files if not path.name.startswith(".")]
 
 
 def peers_python() -> Path | None:

@@ -156,7 +156,7 @@ def write(name: ExperimentName, found: pandas.DataFrame, out: Path) -> None:
     texts = {"csv": found.round(4).to_csv(index=False), "md": markdown(found)}
     for suffix, text in texts.items():
         with publish(out / f"{name}.{suffix}") as temporary:
-            temporary.write_text(text)
+            temporary.write_text(text, encoding="utf-8")
     figure = plots.new_figure()
     PLANS[name].plot(figure, found)
     with publish(out / f"{name}.svg") as temporary:

@@ -54,7 +54,7 @@ def dry_run(arguments: argparse.Namespace) -> str:
         params = Path(arguments.params)
         if arguments.profile:
             params = Path(folder) / "params.yaml"
-            params.write_text(compose(arguments.profile))
+            params.write_text(compose(arguments.profile), encoding="utf-8")
         lines = forecast(arguments.name, params, resources, arguments.gpu_tflops)
         try:
             job = make_job(arguments.name, params, "disabled")

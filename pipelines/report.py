@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from davss.config import (
     load_section,
     to_dict,
 )
+from davss.errors import DavssError
 from davss.evaluation.plans import robust_sound
 from davss.evaluation.records import read_estimate, read_manifest, read_trace
 from davss.evaluation.report.examples import Example, choose
@@ -64,6 +67,8 @@ def main(argv: list[str] | None = None) -> None:
     conditions = load_section(params, "conditions", list[str])
     count = load_section(params, "report", ReportConfig).examples_per_condition
     sets = [(model, condition) for model in models for condition in conditions]
+    if not sets:
+        raise DavssError(f"{params}: key 'noise_models' or 'conditions': name one of each")
     files = [Path("data/scores") / f"{model}-{condition}.parquet" for model, condition in sets]
     stages = [f"dvc repro score@{model}-{condition}" for model, condition in sets]
     tables = [read_manifest(*one, COLUMNS) for one in zip(files, stages, strict=True)]
@@ -131,10 +136,29 @@ def read_training(
     names: list[str],
 ) -> tuple[dict[str, pandas.DataFrame], dict[str, dict[str, float]]]:
     """Histories and last figures of training by prior; priors trained elsewhere have none."""
-    folders = [folder for name in names if (folder := Path("data/training") / name).is_dir()]
-    histories = {folder.name: pandas.read_csv(folder / "history.csv") for folder in folders}
-    files = [file for folder in folders if (file := folder / "metrics.json").is_file()]
-    return histories, {file.parent.name: json.loads(file.read_text()) for file in files}
+    histories, outcomes = {}, {}
+    for name in names:
+        folder = Path("data/training") / name
+        if (file := folder / "history.csv").is_file():
+            with _written_by_training(file, name):
+                histories[name] = pandas.read_csv(file)
+                histories[name]["samples_seen"]  # a table that was saved anew may have other marks
+        if (file := folder / "metrics.json").is_file():
+            with _written_by_training(file, name):
+                outcomes[name] = dict(json.loads(file.read_text()))
+    return histories, outcomes
+
+
+@contextmanager
+def _written_by_training(file: Path, name: str) -> Iterator[None]:
+    """DavssError for a file of training that is broken, or was changed by hand."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError):
+        stage = "train_speech" if name == SPEECH else f"train_noise@{name}"
+        raise DavssError(
+            f"{file}: not as training writes it; make it again with `dvc repro {stage}`"
+        ) from None
 
 
 def read_robustness() -> dict[str, pandas.DataFrame]:
@@ -166,12 +190,12 @@ def write(results: Results, main_model: str) -> None:
     noise model `main_model`.
     """
     with publish(OUT / "index.html") as temporary:
-        temporary.write_text(build_page(results))
+        temporary.write_text(build_page(results), encoding="utf-8")
     found = results.groups, results.differences
     metrics = as_metrics(*found, main_model, results.outcomes)
     for name, text in {"scores": as_scores(*found), "metrics": metrics}.items():
         with publish(OUT / f"{name}.json") as temporary:
-            temporary.write_text(text)
+            temporary.write_text(text, encoding="utf-8")
     with publish(OUT / "plots") as folder:
         folder.mkdir()
         scores = results.scores

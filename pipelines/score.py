@@ -8,11 +8,11 @@ sets the number of processes (default: CPU cores).
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pandas
 
+from davss import cores
 from davss.errors import DavssError
 from davss.evaluation.records import RECORD, read_manifest
 from davss.evaluation.scoring import score_plan
@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("condition", help="corpus the mixtures' noise comes from: wham, dns")
     arguments = parser.parse_args(argv)
     noise, condition = arguments.noise, arguments.condition
-    processes = count_of("DAVSS_NUM_PROCESSES", "processes") or len(os.sched_getaffinity(0))
+    processes = count_of("DAVSS_NUM_PROCESSES", "processes") or cores.count()
     rows = read_mixtures(condition)
     records = read_records(noise, condition, [row["key"] for row in rows])
     trials = cross([Arm(noise, noise, None)], rows)

@@ -16,6 +16,7 @@ import pytest
 import soundfile
 
 import davss
+from davss import cores
 from davss.cli import application, build_parser, main
 from davss.cli.application import set_threads
 from davss.cli.flags import execution_settings, sampler_settings
@@ -191,7 +192,7 @@ def test_threads_are_as_many_as_cores_unless_the_user_says(monkeypatch):
     set_threads()
     monkeypatch.delenv("OMP_NUM_THREADS")
     set_threads()
-    assert asked == [len(os.sched_getaffinity(0))]
+    assert asked == [cores.count()]
 
 
 def places(folder, out):
@@ -442,6 +443,16 @@ def test_a_current_folder_that_was_removed(tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().err
     assert (end.value.code, said) == (
         2, "error: the current folder has been removed; change to another\n"
+    )  # fmt: skip
+
+
+def test_a_file_of_somebody_else_is_one_line(capsys):
+    """As a colleague's shard in a shared folder; root may read all."""
+    with pytest.raises(SystemExit) as end, ending_in_one_line():
+        raise PermissionError(errno.EACCES, "Permission denied", "/shared/x.tar")
+    said = capsys.readouterr().err
+    assert (end.value.code, said) == (
+        2, "error: /shared/x.tar: Permission denied; correct its permissions\n"
     )  # fmt: skip
 
 

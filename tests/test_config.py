@@ -4,8 +4,10 @@ import copy
 import dataclasses
 import json
 import pickle
+from pathlib import Path
 
 import pytest
+import yaml
 
 from davss import config
 from davss.config import (
@@ -13,12 +15,14 @@ from davss.config import (
     CorpusConfig,
     DapsConfig,
     DpsConfig,
+    MixturesConfig,
     PriorConfig,
     SamplerConfig,
     load_section,
     parse,
 )
 from davss.errors import DavssError
+from davss.params_file import read_yaml
 
 
 def test_defaults_need_no_values():
@@ -51,6 +55,17 @@ def test_whole_numbers_are_good_floats():
         (PriorConfig, {"network": {"nff": 1}}, "unknown key 'x.network.nff'"),
         (PriorConfig, {"training": {"grad_clip": 0}}, "key 'x.training.grad_clip' = 0"),
         (PriorConfig, {"diffusion": {"gain_db": [1.0]}}, "x.diffusion.gain_db"),
+        (PriorConfig, {"diffusion": {"gain_db": [5, -10]}}, "the lowest, then the highest"),
+        (PriorConfig, {"diffusion": {"sigma_min": 1, "sigma_max": 1}}, "above sigma_min, 1"),
+        (PriorConfig, {"network": {"ch_mult": []}}, "x.network.ch_mult"),
+        (PriorConfig, {"network": {"nf": 3}}, "x.network.nf"),
+        (PriorConfig, {"network": {"n_fft": 62, "hop_length": 64}}, "at most n_fft, 62"),
+        (PriorConfig, {"training": {"ema_decay": 1.0}}, "x.training.ema_decay"),
+        (PriorConfig, {"training": {"warmup_samples": -1}}, "x.training.warmup_samples"),
+        (MixturesConfig, {"num_speakers": []}, "key 'x.num_speakers' = []"),
+        (MixturesConfig, {"snr_db": [10, 0]}, "the lowest, then the highest"),
+        (MixturesConfig, {"seconds": 1e-9}, "key 'x.seconds' = 1e-09"),
+        (config.Seed, 10**30, "key 'x' = 1000000000000000000000000000000"),
         (CorpusConfig, {}, "missing key 'x.root'"),
         (CorpusConfig, 3, "key 'x' = 3"),
     ],
@@ -112,6 +127,10 @@ def test_load_section(tmp_path):
     ("text", "message"),
     [
         (None, "no such params file"),
+        ("other:\n  a: 1\n\tb: 2\n", "line 3: found character '\\t'"),
+        ("sampler: {zeta: 1, zeta: 2}", "line 1: the key 'zeta' comes twice"),
+        ("sampler: &a [*a]", "key 'sampler': circular reference"),
+        ("sampler: !!set {dps}", "key 'sampler': object of type set"),
         ("sampler: [", "not valid YAML"),
         ("sampler: {zeta: é}".encode("latin-1"), "not valid YAML"),
         ("other: 1\n", "missing key 'sampler'"),
@@ -126,6 +145,26 @@ def test_load_section_names_the_file(tmp_path, text, message):
     with pytest.raises(DavssError) as caught:
         load_section(path, "sampler", SamplerConfig)
     assert str(caught.value).startswith(str(path)) and message in str(caught.value)
+
+
+def test_a_params_file_that_is_none(tmp_path):
+    for path in (tmp_path, tmp_path / "params.yaml" / "x"):  # Docker makes folders of absent files
+        (tmp_path / "params.yaml").touch()
+        with pytest.raises(DavssError, match="cannot be read .* make one with"):
+            load_section(path, "sampler", SamplerConfig)
+
+
+def test_numbers_are_read_as_dvc_writes_them(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text("a: 1e-05\nb: -2E3\nc: 1_000\nd: .5\ne: 0x1f\nf: 0\ng: -0.0\n")
+    numbers = read_yaml(path)
+    assert numbers == {"a": 1e-5, "b": -2e3, "c": 1000, "d": 0.5, "e": 31, "f": 0, "g": 0.0}
+    path.write_text("a: 1:30\nb: 010\nc: 2024-01-01\nd: e5\ne: '1e5'\nf: 1.2.3\n")
+    assert all(isinstance(value, str) for value in read_yaml(path).values())
+    path.write_text("a: &a {x: 1}\nb: {<<: *a, x: 2}\n")
+    assert read_yaml(path)["b"] == {"x": 2}
+    params = Path(__file__).parents[1] / "params.yaml"
+    assert read_yaml(params) == yaml.safe_load(params.read_text(encoding="utf-8"))
 
 
 def test_settings_survive_json():

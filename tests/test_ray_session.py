@@ -79,6 +79,31 @@ def test_a_ray_that_does_not_start_here_is_said(monkeypatch, error, mend):
         pass
 
 
+@pytest.mark.parametrize("length", [0, 100])
+def test_an_empty_or_long_folder_of_rays_own(monkeypatch, tmp_path, length):
+    """With an empty one Ray would wait for itself for ever."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    given = str(tmp_path / (length * "x")) if length else ""
+    monkeypatch.setenv("RAY_TMPDIR", given)
+    seen = []
+    monkeypatch.setattr(ray, "init", lambda **_: seen.append(os.environ.get("RAY_TMPDIR")))
+    with ray_running(1):
+        pass
+    if length:
+        assert len(seen[0]) <= ray_session.LONGEST_TMPDIR
+        assert os.environ["RAY_TMPDIR"] == given
+    else:
+        assert seen == [None]
+
+    def refused(**_):
+        raise OSError(errno.ENOTDIR, "Not a directory", f"{given}/ray")
+
+    monkeypatch.setattr(ray, "init", refused)
+    named = "RAY_TMPDIR" if length else "TMPDIR"
+    with pytest.raises(DavssError, match=f"; set {named} to a folder"), ray_running(1):
+        pass
+
+
 def test_a_token_needs_no_home(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_AUTH_MODE", "token")

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from davss import __version__
+from davss import __version__, cores
 from davss.cli.extras import plan_extras
 from davss.cli.faces import Cast, find_cast
 from davss.cli.flags import execution_settings, sampler_settings
@@ -187,7 +187,7 @@ def set_threads() -> None:
     container has few. OMP_NUM_THREADS takes precedence.
     """
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        torch.set_num_threads(cores.count())
 
 
 def check_device(device: str | None) -> None:

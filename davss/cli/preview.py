@@ -66,14 +66,14 @@ def write_preview(
         about = f"The first {LONGEST / 60:.0f} minutes of {seconds / 60:.1f}."
     about += " A click on a picture starts there; A/B changes to the recording and back, in place."
     said = "".join(f"<li>{escape(note)}</li>" for note in notes)
-    template = Template((Path(__file__).parent / "preview.html").read_text())
+    template = Template((Path(__file__).parent / "preview.html").read_text(encoding="utf-8"))
     page = template.substitute(
         title=escape(name),
         about=about,
         notes=f"<ul>{said}</ul>" if said else "",
         cards="\n".join(cards),
     )
-    target.write_text(page)
+    target.write_text(page, encoding="utf-8")
 
 
 def _card(

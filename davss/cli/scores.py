@@ -2,11 +2,11 @@
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
+from davss import cores
 from davss.cli.flags import Help, path
 from davss.errors import DavssError, say
 from davss.storage import publish
@@ -63,7 +63,7 @@ def _score(arguments: argparse.Namespace) -> None:
         in_order=arguments.in_order,
         perceptual="perceptual" in chosen,
         listeners=heard,
-        num_processes=arguments.processes or len(os.sched_getaffinity(0)),
+        num_processes=arguments.processes or cores.count(),
     )
     if arguments.csv:
         with publish(arguments.csv) as temporary:

@@ -82,4 +82,4 @@ def svg(figure: Figure, name: str, **options: Any) -> str:
 
 def save_svg(figure: Figure, path: Path, name: str) -> None:
     """Write the figure to `path` as SVG."""
-    path.write_text(svg(figure, name))
+    path.write_text(svg(figure, name), encoding="utf-8")

@@ -23,6 +23,7 @@ import pandas
 import torch
 from tqdm import tqdm
 
+from davss import cores
 from davss.errors import DavssError
 from davss.evaluation.batches import batches_of
 from davss.evaluation.mixtures import Library
@@ -134,7 +135,7 @@ def available() -> Mapping[str, float]:
             import ray
 
             return ray.cluster_resources()
-    return {"CPU": len(os.sched_getaffinity(0)), "GPU": torch.cuda.device_count()}
+    return {"CPU": cores.count(), "GPU": torch.cuda.device_count()}
 
 
 def _arms_of(trials: Sequence[Trial]) -> list[Arm]:

@@ -137,7 +137,7 @@ def _job(request: Request) -> Job:
 
 
 async def _page(request: Request) -> Response:
-    return HTMLResponse(PAGE.read_text().replace("MAX_BYTES", str(MAX_BYTES)))
+    return HTMLResponse(PAGE.read_text(encoding="utf-8").replace("MAX_BYTES", str(MAX_BYTES)))
 
 
 async def _upload(request: Request) -> Response:

@@ -7,7 +7,6 @@ repeats at most a handful of clips per worker.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from davss import cores
 from davss.code import code_digest
 from davss.config import ShardsConfig, digest
 from davss.corpora import RawClip
@@ -80,7 +80,7 @@ def build_shards(
     notes = f"{folder}/build-{digest(settings, table.digest(), code)}"
     with store.scratch(notes):
         pass  # and so is a folder that may not be written to
-    with ray_running(len(os.sched_getaffinity(0))):
+    with ray_running(cores.count()):
         encoder = known or (fitted_encoder(table, config, store, notes) if with_video else None)
         shards = plan_shards(table, _clips_per_shard(table, config, encoder))
         tasks.Build(table, config, encoder, store, folder, notes).run(shards)

@@ -75,7 +75,7 @@ class Cache:
 
     def _limit(self) -> float:
         text = os.environ.get(VARIABLE)
-        if text is None:
+        if not text:
             return shutil.disk_usage(self.root).total / 2
         with suppress(ValueError):
             if (size := float(text)) > 0:

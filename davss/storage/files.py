@@ -33,6 +33,7 @@ def publish(path: Path) -> Iterator[Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             if temporary.exists():
+                _open_to_others(temporary)
                 _replace(temporary, path)
     finally:
         _remove(temporary)
@@ -59,6 +60,20 @@ def full_disk_explained(path: Path) -> Iterator[None]:
         raise StorageError(
             f"{path}: no space left on this disk; free some and run it again"
         ) from None
+
+
+def _open_to_others(path: Path) -> None:
+    """Give files that are for their owner alone, as safetensors writes them, the permissions that
+    any new file here gets: folders are shared.
+    """
+    files = [file for file in (path, *path.rglob("*")) if file.is_file()]
+    if closed := [file for file in files if not file.stat().st_mode & 0o077]:
+        probe = path.with_name(f".{uuid.uuid4().hex[:8]}")
+        probe.touch()
+        mode = probe.stat().st_mode & 0o777
+        probe.unlink()
+        for file in closed:
+            file.chmod(mode)
 
 
 def _replace(new: Path, path: Path) -> None:

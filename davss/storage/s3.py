@@ -37,7 +37,22 @@ PATIENCE = 4  # failures of a request after which it is said that it is tried ag
 DIGEST = "sha256"  # name of an object's metadata
 _ABSENT = {"NoSuchKey", "404", "NotFound"}
 _DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403", "Forbidden"}
-_DENIED |= {"ExpiredToken", "InvalidToken", "401"}
+_DENIED |= {"InvalidToken", "401"}
+_BUSY = {"408", "429", "RequestTimeout", "SlowDown", "TooManyRequests"}
+_BARE = {"301", "400", "403"}  # what a HEAD, whose answers have no text, says of all refusals
+_REGION = "set AWS_DEFAULT_REGION, or the endpoint, to those of the bucket"
+_MENDS = {
+    "RequestTimeTooSkewed": "the clock of this machine is wrong: set it",
+    "ExpiredToken": "the credentials have expired: renew them",
+    "InvalidObjectState": "the object is archived: restore it first",
+    **dict.fromkeys(("AuthorizationHeaderMalformed", "PermanentRedirect", "301"), _REGION),
+}
+# What boto3 cannot make of variables and files, and logins that have ended.
+_SETTINGS = (
+    *(problems.ConfigNotFound, problems.ConfigParseError, problems.InvalidConfigError),
+    *(problems.ProfileNotFound, problems.CredentialRetrievalError, problems.SSOError),
+    *(problems.TokenRetrievalError, problems.MetadataRetrievalError, problems.NoRegionError),
+)
 
 
 @dataclass(frozen=True)
@@ -159,7 +174,18 @@ class S3Store:
                 f"{self.locate(name)}: changed while it was read; run it again"
             ) from None
         except (problems.BotoCoreError, problems.ClientError, HTTPError) as error:
-            raise self._error(name, error) from None
+            raise self._error(name, self._named(error)) from None
+
+    def _named(self, error: Exception) -> Exception:
+        """The same refusal with its name, where the server tells it."""
+        if _code(error) in _BARE:
+            try:
+                _client().list_objects_v2(Bucket=self.bucket, MaxKeys=1)
+            except problems.ClientError as other:
+                return other
+            except (problems.BotoCoreError, HTTPError):
+                return error
+        return error
 
     def _error(self, name: str, error: BaseException) -> DavssError:
         reason = self._reason(name, error)
@@ -172,19 +198,34 @@ class S3Store:
             return f"{url}: there is no bucket '{self.bucket}'; make it or correct its name"
         if code in _ABSENT:
             return f"{url}: no such object; check the path"
+        if code in _MENDS:
+            return f"{url}: the server refuses it ({code}); {_MENDS[code]}"
         if code in _DENIED:
             return (
                 f"{url}: access denied ({code}); check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY "
                 "or AWS_PROFILE, and what they may do"
             )
+        if code and _status(error) in range(400, 500) and code not in _BUSY:
+            return (
+                f"{url}: the server refuses it ({code}); check the AWS credentials, "
+                "AWS_DEFAULT_REGION and AWS_ENDPOINT_URL"
+            )
         if code:
             return f"{url}: the server answers {code} again and again; run it again later"
         if isinstance(error, problems.NoCredentialsError | problems.PartialCredentialsError):
             return f"{url}: no AWS credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        if isinstance(error, problems.ParamValidationError):
+            return f"{url}: '{self.bucket}' cannot be the name of a bucket; correct it"
+        if isinstance(error, _SETTINGS):
+            return f"{url}: {_settings_line(error)}"
         reason = str(error).splitlines()[0].rstrip(".")
+        if "Invalid header value" in reason:  # which would show it
+            return f"{url}: a key or token in AWS_… holds a line break, maybe of Windows; remove it"
+        proxy = isinstance(error, problems.ProxyConnectionError)
+        check = "http_proxy, https_proxy and no_proxy" if proxy else "AWS_ENDPOINT_URL"
         return (
-            f"{url}: no connection to {_client().meta.endpoint_url} ({reason}); check "
-            "AWS_ENDPOINT_URL and the network, and run it again"
+            f"{url}: no connection to {_client().meta.endpoint_url} ({reason}); check {check} "
+            "and the network, and run it again"
         )
 
 
@@ -194,16 +235,30 @@ def _client() -> Any:
 
 @functools.lru_cache(maxsize=2)
 def _client_of(process: int) -> Any:
-    attempts = int(os.environ.get("AWS_MAX_ATTEMPTS", ATTEMPTS))
     settings = Config(
-        retries={"mode": "standard", "total_max_attempts": attempts},
+        retries={"mode": "standard", "total_max_attempts": _attempts()},
         connect_timeout=10,
         read_timeout=60,
         max_pool_connections=32,
     )
-    client = boto3.session.Session().client("s3", config=settings)
+    try:
+        client = boto3.session.Session().client("s3", config=settings)
+    except (problems.BotoCoreError, ValueError) as error:
+        raise StorageError(f"s3://: {_settings_line(error)}") from None
     client.meta.events.register("needs-retry.s3", _say_that_it_waits)
     return client
+
+
+def _attempts() -> int:
+    text = os.environ.get("AWS_MAX_ATTEMPTS") or str(ATTEMPTS)
+    if not text.isdecimal() or int(text) == 0:
+        raise StorageError(f"AWS_MAX_ATTEMPTS={text}: give the number of attempts, 1 or more")
+    return int(text)
+
+
+def _settings_line(error: Exception) -> str:
+    reason = " ".join(str(error).split()).rstrip(".:")
+    return f"{reason}; correct the AWS_… variables or the files of ~/.aws, or log in again"
 
 
 def _say_that_it_waits(attempts: int, caught_exception: Any, endpoint: Any, **_: Any) -> None:
@@ -218,6 +273,11 @@ def _transfer() -> TransferConfig:
 def _code(error: BaseException) -> str:
     response = getattr(error, "response", None) or {}
     return str(response.get("Error", {}).get("Code", ""))
+
+
+def _status(error: BaseException) -> int:
+    response = getattr(error, "response", None) or {}
+    return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
 def _operation(error: BaseException) -> str:

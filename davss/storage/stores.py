@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from davss.storage.files import full_disk_explained, publish, sha256
 from davss.storage.store import S3, Entry, Store
 
 VARIABLE = "DAVSS_STORAGE"
+_NEARLY_A_BUCKET = re.compile("s3:", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -121,9 +123,13 @@ def open_storage() -> Store:
     Raises DavssError where no folder can be.
     """
     root = os.environ.get(VARIABLE) or "storage"
+    if root != root.strip():  # as of an env file with the line ends of Windows
+        raise DavssError(f"{VARIABLE}={root!a}: a blank or line break at its end; remove it")
     if "://" in root:
         return open_store(root)
-    path = _workspace() / root
+    if _NEARLY_A_BUCKET.match(root):
+        raise DavssError(f"{VARIABLE}={root}: neither a folder nor s3://bucket/prefix; correct it")
+    path = _workspace() / os.path.expanduser(root)  # no shell has, where it was quoted
     try:
         nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     except PermissionError as error:

@@ -17,7 +17,7 @@ import math
 import os
 import re
 import shutil
-import tempfile
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,10 +73,9 @@ class TrainingState:
 def save(state: dict[str, Any], folder: Path, keep: int = 2) -> Path:
     """Write `state` (a `state_dict`) into `folder`, atomically; keep the last ones and the best."""
     folder.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=folder, prefix=".checkpoint-")
-    temporary = Path(name)
+    temporary = folder / f".checkpoint-{uuid.uuid4().hex[:8]}"  # mkstemp's nobody else could read
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "xb") as file:
             torch.save({"format_version": FORMAT_VERSION, **state}, file)
             file.flush()
             os.fsync(file.fileno())

@@ -7,7 +7,6 @@ storage would be restored and may return its old result.
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import signal
@@ -21,6 +20,7 @@ from typing import Any
 
 import torch
 
+from davss import cores
 from davss.errors import DavssError
 from davss.ray_session import Amounts, nodes, ray_running, room, wait_for_room
 from davss.storage import publish
@@ -52,8 +52,8 @@ class Resources:
 
 
 def parse_workers(text: str | None) -> tuple[int, int] | None:
-    """DAVSS_NUM_WORKERS: "4" → (4, 4), elastic "1-4" → (1, 4), None → None; else DavssError."""
-    if text is None:
+    """DAVSS_NUM_WORKERS: "4" → (4, 4), elastic "1-4" → (1, 4), nothing → None; else DavssError."""
+    if not text:
         return None
     match = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
     low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
@@ -81,7 +81,7 @@ def plan_resources(num_workers: tuple[int, int] | None, nodes: Sequence[Amounts]
 
 def this_machine() -> Amounts:
     """What Ray would find here."""
-    return {"CPU": len(os.sched_getaffinity(0)), "GPU": torch.cuda.device_count()}
+    return {"CPU": cores.count(), "GPU": torch.cuda.device_count()}
 
 
 def launch(job: TrainingJob, num_workers: tuple[int, int] | None) -> None:
@@ -137,7 +137,7 @@ def _check_end(job: TrainingJob) -> None:
         job.mirror.receive(_error_file(job).name)
     job.pull_checkpoints()
     if _error_file(job).exists():
-        raise DavssError(_error_file(job).read_text())
+        raise DavssError(_error_file(job).read_text(encoding="utf-8"))
     seen = checkpoint.samples_seen(job.checkpoints)
     if seen >= job.config.training.total_samples:
         return
@@ -224,7 +224,7 @@ def _work(config: dict[str, Any]) -> None:
                 raise _Preempted(f"SIGTERM; {job.name} goes on elsewhere")
     except DavssError as error:
         with publish(_error_file(job)) as path:
-            path.write_text(str(error))
+            path.write_text(str(error), encoding="utf-8")
         if job.mirror:
             job.mirror.send(_error_file(job).name)
         raise

@@ -43,7 +43,7 @@ class Progress:
 
     def say(self, message: str) -> None:
         """Append one line."""
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(f"{self.name} {message}\n")
         if self.mirror:
             with suppress(StorageError):  # a line less is no reason to end

@@ -66,7 +66,7 @@ def choose_mode(environment: Mapping[str, str]) -> str:
 
 def _host(environment: Mapping[str, str]) -> str:
     """Where runs go: WANDB_BASE_URL, what `wandb login --host` wrote down, or W&B's own server."""
-    folder = environment.get("WANDB_CONFIG_DIR", "~/.config/wandb")
+    folder = environment.get("WANDB_CONFIG_DIR") or "~/.config/wandb"
     written = configparser.ConfigParser(interpolation=None)
     try:
         written.read([os.path.expanduser(f"{folder}/settings"), "wandb/settings"])
@@ -78,7 +78,7 @@ def _host(environment: Mapping[str, str]) -> str:
 
 
 def _has_netrc_key(environment: Mapping[str, str], host: str) -> bool:
-    path = os.path.expanduser(environment.get("NETRC", "~/.netrc"))
+    path = os.path.expanduser(environment.get("NETRC") or "~/.netrc")
     try:
         return netrc.netrc(path).authenticators(host) is not None
     except (OSError, netrc.NetrcParseError):
@@ -86,8 +86,21 @@ def _has_netrc_key(environment: Mapping[str, str], host: str) -> bool:
 
 
 def git_revision(folder: Path) -> str:
-    """Commit of the working tree `folder`, with `-dirty` after changes; `unknown` outside git."""
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"]
+    """Commit of the working tree `folder`, with `-dirty` after changes; `unknown` outside git.
+
+    The tree may be somebody else's, as where a container mounts it: its code runs already.
+    """
+    command = [
+        "git",
+        "-c",
+        "safe.directory=*",
+        "-C",
+        str(folder),
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=12",
+    ]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -195,7 +208,7 @@ def _open_run(config: TrackingConfig, folder: Path) -> Any:
         console="off", silent=True, init_timeout=INIT_TIMEOUT, finish_timeout=FINISH_TIMEOUT
     )
     run = wandb.init(
-        project=os.environ.get("WANDB_PROJECT", PROJECT),
+        project=os.environ.get("WANDB_PROJECT") or PROJECT,
         id=config.run_id,
         name=config.name,
         resume="allow",

@@ -8,6 +8,7 @@ from ray.job_submission import JobStatus
 
 from cluster import jobs, listing
 from davss.cli import main
+from davss.errors import DavssError
 
 HOUR = 3600_000  # ms
 
@@ -64,3 +65,14 @@ def test_one_line_where_nothing_answers(monkeypatch, capsys, flags, message):
         main(flags.split())
     said = capsys.readouterr().err
     assert message in said and said.count("\n") == 1 and time.monotonic() - began < 15
+
+
+@pytest.mark.parametrize(("no_proxy", "mend"), [("", "to no_proxy$"), ("127.0.0.1", "its head$")])
+def test_a_proxy_between_here_and_the_cluster_is_named(monkeypatch, no_proxy, mend):
+    for name in ("NO_PROXY", "HTTP_PROXY", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", no_proxy)
+    monkeypatch.setenv(jobs.ADDRESS, "")  # it is set on the way
+    with pytest.raises(DavssError, match=f"no Ray cluster answers .*{mend}"):
+        jobs.connect("http://127.0.0.1:9")

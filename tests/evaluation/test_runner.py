@@ -19,6 +19,7 @@ import pytest
 import ray.cloudpickle
 import torch
 
+from davss import cores
 from davss.config import PRESETS, SamplerConfig
 from davss.errors import DavssError
 from davss.evaluation import records, runner
@@ -268,7 +269,7 @@ MANY = cross([ARM], rows(*(f"{n:03d}" if n % 50 else f"diverge-{n:03d}" for n in
 @pytest.mark.parametrize("address", ["", "local"])
 def test_a_ray_of_its_own_has_all_of_this_machine(address, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", address)
-    assert runner.available()["CPU"] == len(os.sched_getaffinity(0))
+    assert runner.available()["CPU"] == cores.count()
     assert not ray.is_initialized()
 
 

@@ -1,6 +1,7 @@
 """Profiles: params.yaml is the demo, the paper's is the defaults, slips are told by key."""
 
 import functools
+import io
 import sys
 from pathlib import Path
 
@@ -112,15 +113,17 @@ def test_validation_names_the_key(override, message):
         validate(composed("demo", override))
 
 
-def test_compose_writes_and_checks(tmp_path):
+def test_compose_writes_and_checks(tmp_path, monkeypatch):
+    # a locale that is not UTF-8
+    monkeypatch.setattr(io, "text_encoding", lambda encoding, _=2: encoding or "ascii")
     params = tmp_path / "params.yaml"
     main(["--params", str(params), "--profile", "paper", "sampler.zeta=0.7"])
-    assert yaml.safe_load(params.read_text())["sampler"]["zeta"] == 0.7
+    assert yaml.safe_load(params.read_text("utf-8"))["sampler"]["zeta"] == 0.7
     with pytest.raises(DavssError, match="make params"):
         main(["--params", str(params), "--check"])
     with pytest.raises(DavssError, match=r"sampler\.rho"):
         main(["--params", str(params), "sampler.rho=high"])
-    assert "profile: paper" in params.read_text(), "nothing is written on an error"
+    assert "profile: paper" in params.read_text("utf-8"), "nothing is written on an error"
     assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 
 from davss.errors import DavssError
 from pipelines import report, score, separate
+
+REPORT = "report: {examples_per_condition: 1}\n"
 
 
 @pytest.fixture
@@ -23,9 +26,11 @@ def scored(project: Path) -> Path:
     return project
 
 
-def test_stage_writes_page_metrics_and_plots(scored, capsys):
-    report.main([])
-    html = Path("report/index.html").read_text()
+def test_stage_writes_page_metrics_and_plots(scored, capsys, monkeypatch):
+    with monkeypatch.context() as patch:  # a locale that is not UTF-8
+        patch.setattr(io, "text_encoding", lambda encoding, _=2: encoding or "ascii")
+        report.main([])
+    html = Path("report/index.html").read_text(encoding="utf-8")
     assert html.count("<audio") == 5 + 7 and "wham-k1-000" in html and "speech prior: loss" in html
     assert "falls short" in html  # untrained priors
     metrics = json.loads(Path("report/metrics.json").read_text())
@@ -45,6 +50,32 @@ def test_stage_writes_page_metrics_and_plots(scored, capsys):
         and "index.html" in said
     )
     assert "by more than 2 dB SI-SDR" in said and 'id="noise-models"' in html
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("history.csv", ""),
+        ("history.csv", "\ufeffsamples_seen;valid_loss\n1;2\n"),  # saved by a spreadsheet
+        ("metrics.json", '{"a": '),
+        ("metrics.json", "1"),
+    ],
+)
+def test_files_of_training_that_were_changed(tmp_path, monkeypatch, name, text):
+    monkeypatch.chdir(tmp_path)
+    folder = Path("data/training/wham")
+    folder.mkdir(parents=True)
+    assert report.read_training(["speech", "wham"]) == ({}, {})
+    (folder / name).write_text(text, encoding="utf-8")
+    with pytest.raises(DavssError, match=f"{name}: not as .*`dvc repro train_noise@wham`"):
+        report.read_training(["speech", "wham"])
+
+
+def test_nothing_to_report(tmp_path):
+    params = tmp_path / "params.yaml"
+    params.write_text("noise_models: []\nnoise_priors: []\nconditions: [wham]\n" + REPORT)
+    with pytest.raises(DavssError, match="'noise_models' or 'conditions': name one of each"):
+        report.main(["--params", str(params)])
 
 
 def test_what_is_missing_is_named_with_the_stage_that_makes_it(scored):

@@ -81,6 +81,13 @@ def test_more_mixtures_redo_none(project, monkeypatch):
     assert len(second) == 5 and second.loc[first.index].equals(first), "with their seconds"
 
 
+def test_what_desktops_leave_in_a_prior_redoes_nothing(project):
+    before = evaluating.contents(Path("data/priors/wham"))
+    Path("data/priors/wham/.DS_Store").write_bytes(b"x")
+    Path("data/priors/wham/.ipynb_checkpoints").mkdir()
+    assert evaluating.contents(Path("data/priors/wham")) == before and len(before) == 2
+
+
 def test_estimates_of_other_settings_lie_elsewhere(project):
     base = Arm("wham", "wham", SamplerConfig(num_steps=2))
     others = [

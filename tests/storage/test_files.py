@@ -44,6 +44,33 @@ def test_where_things_lie(monkeypatch):
         open_storage()
 
 
+def test_a_storage_that_is_not_what_was_meant(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("DAVSS_STORAGE", "~/davss")  # quoted, so that no shell took it apart
+    assert open_storage() == LocalStore(tmp_path / "davss")
+    for value in ("s3:/bucket/x", "s3:bucket", "storage\r", "s3://bucket/x\r", " "):
+        monkeypatch.setenv("DAVSS_STORAGE", value)
+        with pytest.raises(DavssError, match="^DAVSS_STORAGE=.*(correct|remove) it$") as caught:
+            open_storage()
+        assert "\r" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_what_is_published_can_be_read_by_whoever_reads_the_folder(tmp_path, umask, mode):
+    old = os.umask(umask)
+    try:
+        for name in ("file", "folder"):
+            with publish(tmp_path / name) as temporary:
+                file = temporary if name == "file" else temporary / "weights"
+                file.parent.mkdir(exist_ok=True)
+                os.close(os.open(file, os.O_CREAT | os.O_WRONLY, 0o600))  # as safetensors does
+    finally:
+        os.umask(old)
+    for file in (tmp_path / "file", tmp_path / "folder" / "weights"):
+        assert file.stat().st_mode & 0o777 == mode
+    assert {entry.name for entry in tmp_path.iterdir()} == {"file", "folder"}
+
+
 def test_sha256(tmp_path):
     (tmp_path / "x").write_bytes(b"abc")
     assert sha256(tmp_path / "x").startswith("ba7816bf")

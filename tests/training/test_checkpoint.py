@@ -113,3 +113,9 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
     with pytest.raises(DavssError, match="No space left"):
         checkpoint.save({"samples_seen": 1}, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_colleagues_can_go_on_from_it(tmp_path):
+    path = checkpoint.save({"samples_seen": 4, "history": []}, tmp_path)
+    (tmp_path / "other").touch()
+    assert path.stat().st_mode == (tmp_path / "other").stat().st_mode

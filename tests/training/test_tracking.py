@@ -208,3 +208,14 @@ def test_spectrograms():
 
 def test_git_revision(tmp_path):
     assert tracking.git_revision(tmp_path) == "unknown"
+
+
+def test_the_revision_of_a_repository_of_somebody_else(tmp_path, monkeypatch):
+    """As one that a container mounts, whose owner its user is not."""
+    identity = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
+    for command in (["init", "-q"], [*identity, "commit", "-q", "--allow-empty", "-m", "x"]):
+        subprocess.run(["git", "-C", tmp_path, *command], check=True)
+    ours = tracking.git_revision(tmp_path)
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    assert subprocess.run(["git", "-C", tmp_path, "log"], capture_output=True).returncode
+    assert tracking.git_revision(tmp_path) == ours != "unknown"

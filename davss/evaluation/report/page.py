@@ -106,8 +106,12 @@ def build_page(results: Results) -> str:
     groups = results.groups[~results.groups.noise_model.isin(list(UNTRAINED))]
     main = headline_of(groups)
     return environment.get_template("template.html.j2").render(
-        style=Markup((HERE / "style.css").read_text()),
-        script=Markup("".join((HERE / f"{name}.js").read_text() for name in ("player", "tables"))),
+        style=Markup((HERE / "style.css").read_text(encoding="utf-8")),
+        script=Markup(
+            "".join(
+                (HERE / f"{name}.js").read_text(encoding="utf-8") for name in ("player", "tables")
+            )
+        ),
         header=results.header,
         groups=list(groups.itertuples()),
         verdicts=VERDICTS,
