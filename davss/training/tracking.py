@@ -90,17 +90,8 @@ def git_revision(folder: Path) -> str:
 
     The tree may be somebody else's, as where a container mounts it: its code runs already.
     """
-    command = [
-        "git",
-        "-c",
-        "safe.directory=*",
-        "-C",
-        str(folder),
-        "describe",
-        "--always",
-        "--dirty",
-        "--abbrev=12",
-    ]
+    command = ["git", "-c", "safe.directory=*", "-C", str(folder)]
+    command += ["describe", "--always", "--dirty", "--abbrev=12"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):

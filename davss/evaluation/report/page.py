@@ -92,6 +92,10 @@ class Results:
     robustness: Mapping[str, pandas.DataFrame] = field(default_factory=dict)
 
 
+def _verbatim(name: str) -> Markup:
+    return Markup((HERE / name).read_text(encoding="utf-8"))
+
+
 def build_page(results: Results) -> str:
     """The page as HTML; it asks for nothing over the network."""
     environment = Environment(
@@ -106,12 +110,8 @@ def build_page(results: Results) -> str:
     groups = results.groups[~results.groups.noise_model.isin(list(UNTRAINED))]
     main = headline_of(groups)
     return environment.get_template("template.html.j2").render(
-        style=Markup((HERE / "style.css").read_text(encoding="utf-8")),
-        script=Markup(
-            "".join(
-                (HERE / f"{name}.js").read_text(encoding="utf-8") for name in ("player", "tables")
-            )
-        ),
+        style=_verbatim("style.css"),
+        script=_verbatim("player.js") + _verbatim("tables.js"),
         header=results.header,
         groups=list(groups.itertuples()),
         verdicts=VERDICTS,
