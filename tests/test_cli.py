@@ -490,3 +490,13 @@ def test_a_full_standard_output_is_one_line(folder):
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
     assert "standard output" in done.stderr and "no space left" in done.stderr
+
+
+def test_a_recording_whose_name_begins_with_a_dash(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("-a.wav").touch()
+    with pytest.raises(SystemExit):
+        main(["separate", "-a.wav", "--out", "x"])
+    assert (
+        "error: -a.wav: its dash is that of a flag; write ./-a.wav; see" in capsys.readouterr().err
+    )

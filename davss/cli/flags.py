@@ -3,7 +3,8 @@
 import argparse
 import os
 import re
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
@@ -33,11 +34,17 @@ Settings = TypeVar("Settings")
 class Parser(argparse.ArgumentParser):
     """A parser for which a wrong flag is bad input like any other."""
 
+    _given: Sequence[str] = ()
+
     def error(self, message: str) -> NoReturn:
+        dashed = [text for text in self._given if text.startswith("-") and os.path.isfile(text)]
+        if dashed:
+            message = f"{dashed[0]}: its dash is that of a flag; write ./{dashed[0]}"
         self.exit(2, f"error: {one_line(message)}; see `{self.prog} --help`\n")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """The same, but what a subcommand does not know is its own error, not that of `davss`."""
+        self._given = sys.argv[1:] if args is None else list(args)
         namespace, unknown = super().parse_known_args(args, namespace)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
