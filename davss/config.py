@@ -247,7 +247,7 @@ PRESETS: dict[str, SamplerConfig] = {
 class NetworkConfig:
     """NCSN++M and its STFT front end (docs/method.md §7)."""
 
-    nf: Annotated[int, Field(ge=4, multiple_of=4)] = 128  # channels of the first level
+    nf: Count = 128  # channels of the first level
     ch_mult: Annotated[tuple[Count, ...], SOME] = (1, 2, 2, 2)  # of each level, as multiples of nf
     n_fft: Count = 510  # window of the STFT, in samples
     hop_length: Count = 128  # its hop, in samples

@@ -58,7 +58,6 @@ def test_whole_numbers_are_good_floats():
         (PriorConfig, {"diffusion": {"gain_db": [5, -10]}}, "the lowest, then the highest"),
         (PriorConfig, {"diffusion": {"sigma_min": 1, "sigma_max": 1}}, "above sigma_min, 1"),
         (PriorConfig, {"network": {"ch_mult": []}}, "x.network.ch_mult"),
-        (PriorConfig, {"network": {"nf": 3}}, "x.network.nf"),
         (PriorConfig, {"network": {"n_fft": 62, "hop_length": 64}}, "at most n_fft, 62"),
         (PriorConfig, {"training": {"ema_decay": 1.0}}, "x.training.ema_decay"),
         (PriorConfig, {"training": {"warmup_samples": -1}}, "x.training.warmup_samples"),

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from davss.errors import DavssError
 from davss.networks.cpu import GroupNorm, upsample_and_convolve
 
 ZERO_INIT = (
@@ -49,7 +50,12 @@ def _initialise(layer: Layer, scale: float = 1.0) -> Layer:
 
 def group_norm(channels: int) -> nn.GroupNorm:
     """Group normalisation with at least four channels per group."""
-    return GroupNorm(min(channels // 4, 32), channels, eps=1e-6)
+    groups = min(channels // 4, 32)
+    if not groups or channels % groups:
+        raise DavssError(
+            f"{channels} channels: not divisible into groups; give nf as 8, 16, 32, 64 or 128"
+        )
+    return GroupNorm(groups, channels, eps=1e-6)
 
 
 SPECTRAL_CHANNELS = 5

@@ -56,14 +56,9 @@ def untrained_priors(
     if sample_rate < 1:
         raise DavssError(f"--sample-rate {sample_rate}: give samples per second, such as 16000")
     info = PriorInfo(sample_rate, network, DiffusionConfig())
-    try:
-        speech = untrained_prior(info, 2 * ShardsConfig().num_components)
-        assert isinstance(speech, SpeechPrior)
-        return speech, NoisePrior(info)
-    except (ValueError, ZeroDivisionError):  # of GroupNorm, which divides channels into groups
-        raise DavssError(
-            f"--nf {network.nf}: not divisible into groups of channels; give 8, 16, 32, 64 or 128"
-        ) from None
+    speech = untrained_prior(info, 2 * ShardsConfig().num_components)
+    assert isinstance(speech, SpeechPrior)
+    return speech, NoisePrior(info)
 
 
 def count_passes(

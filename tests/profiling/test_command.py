@@ -99,8 +99,8 @@ def test_bad_input_is_one_line(folder, capsys, flags, message):
     [
         (["--noise-prior", "somewhere"], "--speech-prior, --noise-prior: give both"),
         (["--nf", "0"], "--nf 0: input should be"),
-        (["--nf", "2"], "--nf 2: not divisible"),
-        (["--nf", "132"], "--nf 132: not divisible"),
+        (["--nf", "2"], "2 channels: not divisible into groups; give nf as 8"),
+        (["--nf", "132"], "132 channels: not divisible into groups; give nf as 8"),
         (["--n-fft", "512"], "network.n_fft = 512"),
         (["--sample-rate", "0"], "--sample-rate 0"),
     ],
