@@ -34,8 +34,9 @@ from tqdm import tqdm
 
 from davss import PRESETS, Separator, load_prior
 from davss.config import SAMPLERS, NoiseModel
+from davss.errors import DavssError
 from davss.evaluation import external
-from davss.evaluation.damage import damaged_sound
+from davss.evaluation.damage import damaged_sound, of_picture
 from davss.evaluation.metrics import si_sdr
 from davss.evaluation.statistics import Interval, difference, interval
 from davss.media.audio import high_pass, read_audio
@@ -178,6 +179,11 @@ def main(argv: list[str] | None = None) -> None:
     add("--peers", type=Path, metavar="PYTHON", help="of the environment of supervised enhancers")
     add("--mixtures", type=int, default=60, help="of each cell, from the top of the list")
     arguments = parser.parse_args(argv)
+    try:
+        if of_picture(arguments.damage):
+            parser.error(f"--damage {arguments.damage}: of the picture; nobody is seen here")
+    except DavssError as error:
+        parser.error(f"--damage: {error}")
     rows = pandas.DataFrame(measure(arguments))
     rows.to_csv(arguments.out, index=False, float_format="%.3f")
     print(table(rows, arguments.noise_models[0]))

@@ -53,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.gpus or arguments.profile:
         raise DavssError("--gpus, --profile: for --dry-run only; a run takes DAVSS_NUM_WORKERS")
     num_workers = launch.parse_workers(os.environ.get("DAVSS_NUM_WORKERS"))
-    job = make_job(arguments.name, Path(arguments.params), tracking.choose_mode(os.environ))
+    mode = "disabled" if arguments.export else tracking.choose_mode(os.environ)
+    job = make_job(arguments.name, Path(arguments.params), mode)
     if arguments.export is not None:
         print(_export_now(job, arguments.export, arguments.samples))
         return
@@ -77,10 +78,12 @@ def _trained(job: TrainingJob, num_workers: tuple[int, int] | None) -> dict[str,
 
 
 def _tell_start(job: TrainingJob) -> None:
-    """Name the layers that a warm start leaves out, on the log; fails before anything starts."""
-    init_from = job.config.training.init_from
+    """Name the layers that a warm start leaves out, on the log; fails before anything starts, also
+    where the network cannot be built.
+    """
+    prior, init_from = job.build_prior(), job.config.training.init_from
     if init_from is not None:
-        for line in warm_start(job.build_prior(), Path(init_from)):
+        for line in warm_start(prior, Path(init_from)):
             log.warning(line)
 
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pandas
+import pytest
 import soundfile
 import torch
 
@@ -37,6 +38,13 @@ def test_the_recordings_of_strangers_are_damaged(monkeypatch):
     assert abs((mixture - voices[0]).std() - 10 ** (-5 / 20)) < 0.01
     assert heard[2000:-2000].std() < 1.05 < mixture.std()  # the noise is out of its band
     assert abs(torch.linalg.norm(voices[0]) - len(time) ** 0.5) < 1
+
+
+@pytest.mark.parametrize("damage", ["blur:3", "opus", "rain:1"])
+def test_damage_that_cannot_be_done_is_refused(damage, capsys):
+    with pytest.raises(SystemExit):
+        strangers.main(["speech", "noise", "--out", "x.csv", "--damage", damage])
+    assert damage in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_gaps_are_of_the_same_mixtures(tmp_path, capsys):

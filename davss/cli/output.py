@@ -44,8 +44,9 @@ def check_folder(out: Path, names: Sequence[str], inputs: Iterable[Path], num_by
     for name in [*names, *before]:
         if (out / name).resolve() in used:
             raise DavssError(f"--out {out}: {name} there is an input; give another folder")
+    ours = {*before, REPORT} if before else set()
     for name in [*names, REPORT]:
-        if os.path.isfile(out / name) and name not in (before and [*before, REPORT]):
+        if os.path.isfile(out / name) and name not in ours:
             raise DavssError(
                 f"--out {out}: {name} there is not of an earlier separation; move it or give "
                 "another folder"
